@@ -1,1 +1,23 @@
-
+//! podwright: runs Kubernetes pods on a Linux host.
+//!
+//! The map, in rank order; a module may name only modules above it (`tests/cli_layout.rs` keeps this table):
+//!
+//! * `error`   kinds that mirror gRPC's codes, and sentences for people
+//! * `id`      pods, containers, execs, instances, digests
+//! * `sys`     everything unsafe; libc, nix, rustix and caps; kernel names
+//! * `fault`   named points where a test may kill the process
+//! * `state`   what is on disk: the shape of a pod, paths, records, the flight recorder
+//! * `wire`    the protocol between engine and shim
+//! * `cgroup`  cgroup v2: limits, stats, out of memory
+//! * `launch`  the OCI runtime: plan, spawn, init, root, seccomp, devices, exec
+//! * `shim`    the per-pod process
+//! * `image`   reference, import, unpack, store
+//! * `engine`  the verbs
+//! * `agent`   Pod manifests
+//! * `cli`     what people type
+pub mod error;
+pub mod id;
+pub mod sys;
+pub mod fault;
+pub mod state;
+pub mod wire;

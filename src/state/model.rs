@@ -1,0 +1,220 @@
+//! What a pod and a container were asked to be: the shape between a CRI request or a manifest and the OCI spec.
+//!
+//! Written once, when the object is made, and immutable from then on (in-place resize keeps its own record). Converted from
+//! CRI in `cri/convert`, from manifests in `agent/convert`, and to the OCI spec in `engine/oci`; nowhere else.
+
+use crate::id::{ContainerId, Digest};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A pod sandbox as asked for (CRI `PodSandboxConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodConfig {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    /// How often this pod's sandbox was made before.
+    pub attempt: u32,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// Empty: the node's name is shown (host network).
+    pub hostname: String,
+    /// Where log paths of containers start; `None`: output is discarded.
+    pub log_directory: Option<PathBuf>,
+    /// `None`: a copy of the host's resolv.conf.
+    pub dns: Option<Dns>,
+    /// Further lines of /etc/hosts.
+    pub host_aliases: Vec<HostAlias>,
+    pub namespaces: Namespaces,
+    /// Dotted names; those of no pod namespace are refused by the engine.
+    pub sysctls: BTreeMap<String, String>,
+    pub cgroup: PodCgroup,
+    /// CRI runtime handler; empty is the built-in one.
+    pub runtime_handler: String,
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// Whose cgroup the pod lives in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum PodCgroup {
+    /// `<cgroup.root>/pods/<id>`, without limits of its own.
+    #[default]
+    Default,
+    /// A parent that somebody else (the kubelet) made and keeps: an absolute path in the v2 hierarchy.
+    Given(String),
+    /// The agent's: made with these limits below `<cgroup.root>`, removed with the pod. The path is relative (`burstable/pod<uid>`).
+    Own { path: String, resources: Resources },
+}
+
+/// resolv.conf(5): at most 3 servers and 32 searches reach the file, as Kubernetes has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostAlias {
+    pub ip: String,
+    pub hostnames: Vec<String>,
+}
+
+/// CRI `NamespaceOption`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespaces {
+    pub network: NamespaceMode,
+    pub pid: NamespaceMode,
+    pub ipc: NamespaceMode,
+}
+
+/// CRI `NamespaceMode`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum NamespaceMode {
+    /// One for the pod.
+    #[default]
+    Pod,
+    /// One for each container (pid only).
+    Container,
+    /// The host's.
+    Node,
+    /// That of another container of the pod (pid only).
+    Target(ContainerId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortMapping {
+    pub protocol: String,
+    pub container_port: u16,
+    pub host_port: u16,
+    pub host_ip: String,
+}
+
+/// A container as asked for (CRI `ContainerConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerConfig {
+    pub name: String,
+    /// How often this container was made before in the same sandbox.
+    pub attempt: u32,
+    /// What the user wrote, for people.
+    pub image: String,
+    /// The image's id: the digest of its config. `None` only before the image was looked up.
+    pub image_id: Option<Digest>,
+    /// Replaces the image's entrypoint, and its cmd as well.
+    pub command: Vec<String>,
+    /// Replaces the image's cmd.
+    pub args: Vec<String>,
+    /// Empty: the image's, else `/`.
+    pub working_dir: String,
+    /// In the order given; a later one of the same name wins, and all win over the image's.
+    pub env: Vec<(String, String)>,
+    pub mounts: Vec<Mount>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// Below the pod's log directory; `None`: output is discarded.
+    pub log_path: Option<PathBuf>,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+    /// Put a reaping init before the program.
+    pub init: bool,
+    pub resources: Resources,
+    pub security: Security,
+    /// A name or number; `None`: the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+}
+
+/// A bind mount into a container (CRI `Mount`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    pub container_path: String,
+    pub host_path: PathBuf,
+    pub readonly: bool,
+    /// Needs `readonly` and [`Propagation::Private`].
+    pub recursive_readonly: bool,
+    pub propagation: Propagation,
+}
+
+/// CRI `MountPropagation`; mount_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// CRI `LinuxContainerResources`; zero and empty mean "not specified", as there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Microseconds, 1 000 to 1 000 000; 0: 100 000.
+    pub cpu_period_us: u64,
+    /// Microseconds of each period; 0: not specified; negative: no limit.
+    pub cpu_quota_us: i64,
+    /// 2 to 262 144, relative.
+    pub cpu_shares: u64,
+    /// 0: not specified; negative: no limit.
+    pub memory_limit_bytes: i64,
+    /// Memory and swap together (the meaning of cgroup v1, as in CRI); 0: as much as the memory limit, so no swap.
+    pub memory_swap_limit_bytes: i64,
+    pub oom_score_adj: i32,
+    /// List format of cpuset(7), `0-1,4`.
+    pub cpuset_cpus: String,
+    pub cpuset_mems: String,
+    /// Page size as in the file's name (`2MB`) to bytes.
+    pub hugepage_limits: BTreeMap<String, u64>,
+    /// 0: not specified; negative: no limit.
+    pub pids_limit: i64,
+    /// Files of the cgroup and what to write; they win over everything above.
+    pub unified: BTreeMap<String, String>,
+}
+
+/// CRI `LinuxContainerSecurityContext`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    pub privileged: bool,
+    /// Wins over `run_as_username`, which wins over the image's user.
+    pub run_as_user: Option<u32>,
+    /// Needs a user.
+    pub run_as_group: Option<u32>,
+    pub run_as_username: String,
+    /// Refuse to start as uid 0 (Kubernetes' runAsNonRoot).
+    pub run_as_non_root: bool,
+    pub supplemental_groups: Vec<u32>,
+    /// Only `supplemental_groups`, not those of the image's /etc/group.
+    pub strict_groups: bool,
+    /// Names without `CAP_`, or `ALL`.
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub no_new_privs: bool,
+    pub readonly_rootfs: bool,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+    pub seccomp: SeccompProfile,
+    /// Overrides the pod's pid mode for this container ([`NamespaceMode::Target`]).
+    pub pid_target: Option<ContainerId>,
+    /// Resource name without `RLIMIT_`, soft, hard (setrlimit(2)).
+    pub rlimits: Vec<(String, u64, u64)>,
+}
+
+/// CRI `SecurityProfile` for seccomp.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum SeccompProfile {
+    #[default]
+    Unconfined,
+    RuntimeDefault,
+    /// A file of the host, absolute.
+    Localhost(PathBuf),
+}
