@@ -1,0 +1,130 @@
+//! Taking away what a dead `run` left: by its own shim within seconds, or by the next `podwright` on the machine.
+//!
+//! An instance is dead when nobody holds its lock. Whatever an engine made is named by a path that its ids give or by a record
+//! that was written before it, so everything is found.
+
+use super::recover::list;
+use super::run_pod::remove_tree;
+use super::{Engine, Options};
+use crate::error::{Context, Error, Result};
+use crate::id::{ContainerId, InstanceId, PodId};
+use crate::state::paths::Paths;
+use crate::sys;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long a sweep waits for the dead owner's lock to be let go by the kernel.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// An instance's lock: held for as long as its owner lives.
+#[derive(Debug)]
+pub struct Lock {
+    _fd: OwnedFd,
+}
+
+/// Makes an instance's directory and takes its lock.
+///
+/// # Errors
+/// `Internal` when it cannot be made.
+pub fn claim(paths: &Paths) -> Result<Lock> {
+    let dir = paths.engine();
+    sys::mkdir_all(&dir, 0o700).context(|| format!("make {}", dir.display()))?;
+    let fd = sys::lock::open(&paths.lock()).context(|| format!("open {}", paths.lock().display()))?;
+    match sys::lock::try_exclusive(&fd).context(|| format!("lock {}", paths.lock().display()))? {
+        true => Ok(Lock { _fd: fd }),
+        false => Err(Error::precondition(format!("{} is locked by another podwright", paths.lock().display()))),
+    }
+}
+
+/// The instances that are there, and whether their owner lives.
+///
+/// # Errors
+/// `Internal` when the directory cannot be listed.
+pub fn instances(paths: &Paths) -> Result<Vec<(InstanceId, bool)>> {
+    let mut all = Vec::new();
+    for name in list(&paths.instances())? {
+        let Ok(id) = name.parse::<InstanceId>() else { continue };
+        let lock = paths.of_instance(id.clone()).lock();
+        let free = sys::lock::is_free(&lock).context(|| format!("look at {}", lock.display()))?;
+        all.push((id, !free));
+    }
+    Ok(all)
+}
+
+/// Sweeps every instance whose owner is dead; returns how many there were.
+///
+/// # Errors
+/// What is left, together.
+pub async fn sweep_dead(options: &Options) -> Result<usize> {
+    let dead: Vec<InstanceId> =
+        instances(&options.paths)?.into_iter().filter(|(_, alive)| !alive).map(|(id, _)| id).collect();
+    let mut left = Vec::new();
+    for id in &dead {
+        let options = Options { paths: options.paths.of_instance(id.clone()), ..options.clone() };
+        left.extend(sweep(options).await.err());
+    }
+    match Error::collect(left) {
+        Some(e) => Err(e),
+        None => Ok(dead.len()),
+    }
+}
+
+/// Removes an instance with everything of its pods. Its owner must be dead.
+///
+/// # Errors
+/// What is left, together; `FailedPrecondition` when the owner lives.
+pub async fn sweep(options: Options) -> Result<()> {
+    let paths = options.paths.clone();
+    if !paths.engine().exists() {
+        return Ok(());
+    }
+    let lock = wait_for_lock(&paths).await?;
+    let engine = Engine::open(options)?;
+    // The process that sweeps may be the shim itself, in the cgroup that is to go.
+    engine.0.hierarchy.leave(&engine.shims_cgroup())?;
+    let mut left = engine.recover().await?;
+    for name in list(&paths.pods())? {
+        let Ok(id) = name.parse::<PodId>() else { continue };
+        let known = engine.pods_mut().contains_key(&id);
+        let removed = if known { engine.remove_pod(&id).await } else { engine.remove_unrecorded(&id) };
+        left.extend(removed.err());
+    }
+    if let Some(e) = Error::collect(left) {
+        return Err(e.context(format!("sweep {}", paths.engine().display())));
+    }
+    remove_tree(&paths.engine())?;
+    drop(lock);
+    engine.prune_cgroups();
+    prune_directories(&paths);
+    Ok(())
+}
+
+async fn wait_for_lock(paths: &Paths) -> Result<Lock> {
+    let (path, taken) = (paths.clone(), tokio::task::spawn_blocking);
+    let lock = taken(move || {
+        let fd = sys::lock::open(&path.lock()).context(|| format!("open {}", path.lock().display()))?;
+        sys::lock::exclusive_within(&fd, LOCK_WAIT).context(|| format!("wait for {}", path.lock().display()))?;
+        Ok(Lock { _fd: fd })
+    });
+    lock.await.map_err(|e| Error::internal(format!("a worker thread ended: {e}")))?
+}
+
+/// Directories that exist only while something is in them.
+pub fn prune_directories(paths: &Paths) {
+    for dir in [paths.instances(), paths.root.join("containers"), paths.root.join("pods")] {
+        let _ = std::fs::remove_dir(dir); // others may be using it
+    }
+}
+
+impl Engine {
+    /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
+    fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
+        for name in list(&self.paths().containers(id))? {
+            if let Ok(container) = name.parse::<ContainerId>() {
+                remove_tree(&self.paths().writable(&container))?;
+            }
+        }
+        remove_tree(&self.paths().pod_data(id))?;
+        remove_tree(&self.paths().pod(id))
+    }
+}
