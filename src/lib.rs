@@ -21,3 +21,5 @@ pub mod sys;
 pub mod fault;
 pub mod state;
 pub mod wire;
+pub mod launch;
+pub mod shim;

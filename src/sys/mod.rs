@@ -3,10 +3,17 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+pub mod epoll;
 mod errno;
+mod memory;
+pub mod mmap;
 mod process;
 mod random;
+pub mod signalfd;
+pub mod socket;
+pub mod wait;
 
 pub use errno::errno_name;
+pub use memory::{malloc_trim, memchr};
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
