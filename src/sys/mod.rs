@@ -8,5 +8,5 @@ mod process;
 mod random;
 
 pub use errno::errno_name;
-pub use process::{append_line, kill_self, start_time};
+pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
