@@ -1,1 +1,46 @@
-fn main() {}
+//! Picks the role before any thread or runtime exists, and turns its result into an exit code. Nothing else is decided here.
+//!
+//! The other roles come before clap: the shim lives as long as its pod, and what it never touches is never in its memory.
+
+use podwright::cli;
+use podwright::error::{Error, Result};
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The shim's name for itself: `argv[0]` when it runs from its sealed memfd.
+const SHIM_NAME: &str = "podwright-shim";
+/// podwright's own failure, as opposed to a container's. Chosen beside 126 and 127, as in env(1) and docker-run(1).
+const OWN_FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match play(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "podwright: {e}"); // nobody is left to tell
+            ExitCode::from(OWN_FAILURE)
+        }
+    }
+}
+
+/// One line a role: what it is called, and where it lives.
+fn play(args: Vec<OsString>) -> Result<u8> {
+    match role(&args).as_str() {
+        "shim" => absent("shim"),     // podwright::shim::run
+        "unpack" => absent("unpack"), // podwright::image::unpack::run
+        "sweep" => absent("sweep"),   // podwright::engine::sweep
+        _ => cli::run(args),
+    }
+}
+
+/// A role whose module is not in this build.
+fn absent(role: &str) -> Result<u8> {
+    Err(Error::unsupported(format!("this build has no role {role}")))
+}
+
+/// The first argument, or `shim` for a program that was started under the shim's name.
+fn role(args: &[OsString]) -> String {
+    let word = |n: usize| args.get(n).map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+    if word(0).ends_with(SHIM_NAME) { "shim".to_owned() } else { word(1) }
+}

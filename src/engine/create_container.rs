@@ -5,7 +5,7 @@ use super::oci::{self, HostFacts, ImageConfig};
 use super::pod::{Container, Pod};
 use super::run_pod::remove_tree;
 use super::undo::Undo;
-use super::{Engine, blocking};
+use super::{Engine, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
@@ -53,17 +53,16 @@ impl Engine {
         let writable = self.paths().writable(&id);
         let gone = writable.clone();
         undo.push(move || blocking(move || remove_tree(&gone)));
-        sys::mkdir_all(&writable, 0o700).context(|| format!("make {}", writable.display()))?;
+        mkdir_all(&writable, 0o700)?;
         // The upper directory becomes the root directory of the container: world-searchable, as an image's root is.
         for (dir, mode) in [("upper", 0o755), ("work", 0o700)] {
-            let dir = writable.join(dir);
-            sys::mkdir(&dir, mode).context(|| format!("make {}", dir.display()))?;
+            mkdir_all(&writable.join(dir), mode)?;
         }
         fault::point("engine.create_container.writable");
         let dir = self.paths().container(pod.id(), &id);
         let gone = dir.clone();
         undo.push(move || blocking(move || remove_tree(&gone)));
-        sys::mkdir(&dir, 0o700).context(|| format!("make {}", dir.display()))?;
+        mkdir_all(&dir, 0o700)?;
         fault::point("engine.create_container.directory");
         record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
         fault::point("engine.create_container.record");

@@ -104,13 +104,13 @@ impl Engine {
     /// As [`Engine::exec`].
     pub async fn exec_sync(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecOutput> {
         let stdin = std::fs::File::open("/dev/null").context(|| "open /dev/null")?;
-        let (out_reader, out_writer) = sys::pipe().context(|| "pipe")?;
-        let (err_reader, err_writer) = sys::pipe().context(|| "pipe")?;
-        let streams = Streams { stdin: stdin.into(), stdout: out_writer, stderr: err_writer };
+        let (out_reader, out_writer) = std::io::pipe().context(|| "pipe")?;
+        let (err_reader, err_writer) = std::io::pipe().context(|| "pipe")?;
+        let streams = Streams { stdin: stdin.into(), stdout: out_writer.into(), stderr: err_writer.into() };
         let (out, err) = (Capture::default(), Capture::default());
         let mut readers = JoinSet::new();
-        readers.spawn(out.clone().read(out_reader));
-        readers.spawn(err.clone().read(err_reader));
+        readers.spawn(out.clone().read(out_reader.into()));
+        readers.spawn(err.clone().read(err_reader.into()));
         let status = self.exec(id, config, streams).await?;
         // A grandchild that went into the background may hold the pipes for ever: what is there by then is what is returned.
         let all_read = async { while readers.join_next().await.is_some() {} };
@@ -137,7 +137,6 @@ struct Captured {
 impl Capture {
     /// Reads until end-of-file; beyond the bound it still reads, so that the writer is not stopped by a full pipe.
     async fn read(self, fd: OwnedFd) -> Result<()> {
-        sys::socket::set_nonblocking(fd.as_fd()).context(|| "make a pipe non-blocking")?;
         let mut pipe = pipe::Receiver::from_owned_fd(fd).context(|| "watch a pipe")?;
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {

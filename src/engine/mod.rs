@@ -37,9 +37,13 @@ use crate::sys;
 use events::Event;
 use pod::Pod;
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 /// How many events a slow listener may lag behind before it misses some (and is told so).
@@ -74,6 +78,8 @@ struct Inner {
     events: broadcast::Sender<Event>,
     last_ns: AtomicI64,
     boot_id: String,
+    /// Held from the first pod of an instance of `run` on.
+    claim: Mutex<Option<sweep::Lock>>,
 }
 
 impl Engine {
@@ -95,6 +101,7 @@ impl Engine {
             events,
             last_ns: AtomicI64::new(0),
             boot_id: boot_id.trim().to_owned(),
+            claim: Mutex::new(None),
         })))
     }
 
@@ -125,7 +132,7 @@ impl Engine {
 
     /// The time in nanoseconds since the epoch, strictly increasing: kubelet sorts by it.
     pub(crate) fn now_ns(&self) -> i64 {
-        let now = sys::realtime_ns();
+        let now = realtime_ns();
         let next = |last: i64| Some(now.max(last + 1));
         match self.0.last_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
             Ok(last) | Err(last) => now.max(last + 1),
@@ -171,6 +178,27 @@ impl Engine {
     /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
     fn shims_cgroup(&self) -> String {
         format!("{}/shims", self.0.options.cgroup_root)
+    }
+}
+
+/// CLOCK_REALTIME in nanoseconds.
+fn realtime_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Makes a directory with exactly these permission bits, whatever the umask; one that is there is left as it is.
+pub(crate) fn mkdir_all(path: &Path, mode: u32) -> Result<()> {
+    let doing = || format!("make directory {}", path.display());
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        mkdir_all(parent, mode)?;
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(mode))).context(doing),
     }
 }
 

@@ -5,7 +5,7 @@ use super::pod::{Container, Facts, Pod, State};
 use crate::cgroup::Row;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
-use crate::state::flight::Entry;
+use crate::state::flight::{Entry, Flight, Source};
 use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, ProcessRecord};
 use crate::wire::SandboxState;
 use serde::Serialize;
@@ -102,6 +102,6 @@ impl Engine {
     /// `NotFound` for the pod, `Internal` when the recorder cannot be read.
     pub fn flight(&self, id: &PodId) -> Result<Vec<Entry>> {
         self.pod(id)?;
-        crate::state::flight::Flight::open(&self.paths().flight(id)).map(|f| f.read())
+        Flight::open(&self.paths().flight(id), Source::Engine)?.read()
     }
 }

@@ -5,7 +5,7 @@ use super::pod::{Container, Pod, State, bury, listen};
 use super::shim::{Shim, connect, unexpected};
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
-use crate::state::flight::Flight;
+use crate::state::flight::{Flight, Source};
 use crate::state::record::{self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, SandboxRecord, StoppedRecord};
 use crate::sys;
 use crate::wire::{Reply, Request, SandboxState};
@@ -44,7 +44,7 @@ impl Engine {
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
         let record = record::read::<PodRecord>(&path)?.ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
-        let pod = Arc::new(Pod::new(record, None, Flight::open(&self.paths().flight(&id)).ok()));
+        let pod = Arc::new(Pod::new(record, None, Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
         if self.connect(&pod).await.is_err() {
             self.bury_pod(&pod);

@@ -7,18 +7,19 @@ use super::events::{Event, EventKind};
 use super::pod::{Pod, listen};
 use super::shim::{Birth, Shim, spawn, unexpected};
 use super::undo::Undo;
-use super::{Engine, blocking, etc};
+use super::{Engine, blocking, etc, mkdir_all, sweep};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::PodId;
-use crate::state::flight::Flight;
+use crate::state::flight::{Flight, Source};
 use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
 use crate::state::record::{self, Durability, PodRecord, Process};
 use crate::sys;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
 
 /// Size of a pod's /dev/shm, in bytes, as in containerd and CRI-O.
@@ -117,6 +118,8 @@ impl Engine {
         let shim = Shim::new(socket, sender)?;
         shim.hello(self.0.options.owner).await?;
         fault::point("engine.run_pod.hello");
+        self.claim()?;
+        fault::point("engine.run_pod.claimed");
         let flight = self.make_directory(&id, &config, undo)?;
         let record =
             PodRecord { id: id.clone(), config, created_at_ns: self.now_ns(), boot_id: self.0.boot_id.clone(), cgroup, shim: shim_process };
@@ -133,14 +136,23 @@ impl Engine {
         Ok(pod)
     }
 
+    /// Takes the instance's lock with its first pod: not earlier, for only a shim cleans up after a kill -9.
+    fn claim(&self) -> Result<()> {
+        let mut claim = self.0.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.options.owner && claim.is_none() {
+            *claim = Some(sweep::claim(self.paths())?);
+        }
+        Ok(())
+    }
+
     /// The pod's directory with its own files of /etc and the flight recorder.
     fn make_directory(&self, id: &PodId, config: &PodConfig, undo: &mut Undo) -> Result<Flight> {
         let dir = self.paths().pod(id);
-        sys::mkdir_all(&self.paths().pods(), 0o700).context(|| format!("make {}", self.paths().pods().display()))?;
+        mkdir_all(&self.paths().pods(), 0o700)?;
         let gone = dir.clone();
         undo.push(move || blocking(move || remove_tree(&gone)));
         for dir in [&dir, &dir.join("etc"), &self.paths().containers(id)] {
-            sys::mkdir(dir, 0o700).context(|| format!("make {}", dir.display()))?;
+            mkdir_all(dir, 0o700)?;
         }
         fault::point("engine.run_pod.directory");
         let host = config.namespaces.network == NamespaceMode::Node;
@@ -154,7 +166,7 @@ impl Engine {
         for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)] {
             record::write_bytes(&self.paths().etc(id, name), text.as_bytes(), 0o644, Durability::Boot)?;
         }
-        Flight::create(&self.paths().flight(id))
+        Flight::create(&self.paths().flight(id), Source::Engine)
     }
 
     /// The pod's cgroup (with its limits, if it is ours), pause's leaf in it, and the shim's own place outside.
@@ -194,7 +206,7 @@ impl Engine {
 
     async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup) -> Result<()> {
         let config = &pod.record.config;
-        let socket = sys::socket::listen(&self.paths().shim_socket(pod.id())).context(|| "make the shim's socket")?;
+        let socket = UnixListener::bind(self.paths().shim_socket(pod.id())).context(|| "make the shim's socket")?;
         let request = Sandbox {
             pod: pod.id().clone(),
             dir: self.paths().pod(pod.id()),

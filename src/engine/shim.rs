@@ -7,6 +7,7 @@ use crate::sys;
 use crate::wire::{self, Event, HEADER_BYTES, MAX_FDS, Reply, Request, ToEngine, ToShim};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,7 +66,7 @@ pub struct Birth<'a> {
 pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
-    let (ours, theirs) = sys::socket::pair().context(|| "socketpair for a shim")?;
+    let (ours, theirs) = UnixStream::pair().context(|| "socketpair for a shim")?;
     let mut command = Command::new(format!("/proc/self/fd/{}", birth.program.as_raw_fd()));
     command.arg0("podwright-shim").arg("shim").arg(birth.pod.as_str());
     command.arg("--root").arg(&birth.paths.root).arg("--state").arg(&birth.paths.state);
@@ -73,9 +74,9 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
         command.arg("--instance").arg(instance.as_str());
     }
     // Ctrl-C in the terminal of `run` is for `run` alone.
-    command.process_group(0).current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null());
+    command.process_group(0).current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
     let child = command.spawn().context(|| format!("start the shim of pod {}", birth.pod.short()))?;
-    Ok((child, ours))
+    Ok((child, ours.into()))
 }
 
 /// Connects to a shim that is there already.
@@ -83,7 +84,7 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
 /// # Errors
 /// `Unavailable` when nobody listens.
 pub fn connect(socket: &Path) -> Result<OwnedFd> {
-    let stream = std::os::unix::net::UnixStream::connect(socket)
+    let stream = UnixStream::connect(socket)
         .context(|| format!("connect to {}", socket.display()))
         .map_err(|e| e.with_kind(Kind::Unavailable))?;
     Ok(stream.into())
@@ -95,7 +96,9 @@ impl Shim {
     /// # Errors
     /// `Internal` when the socket cannot be watched.
     pub fn new(socket: OwnedFd, heard: mpsc::UnboundedSender<Heard>) -> Result<Shim> {
-        sys::socket::set_nonblocking(socket.as_fd()).context(|| "make the shim's socket non-blocking")?;
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(true).context(|| "make the shim's socket non-blocking")?;
+        let socket = OwnedFd::from(socket);
         let shared = Arc::new(Shared {
             socket: AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE).context(|| "watch the shim's socket")?,
             writing: tokio::sync::Mutex::new(()),
@@ -184,7 +187,7 @@ impl Shared {
             let riding = if sent == 0 { fds } else { &[] };
             let n = self
                 .socket
-                .async_io(Interest::WRITABLE, |socket| sys::socket::send(socket.as_fd(), &frame[sent..], riding))
+                .async_io(Interest::WRITABLE, |socket| sys::socket::sendmsg(socket.as_fd(), &frame[sent..], riding))
                 .await
                 .context(|| "send to the shim")
                 .map_err(|e| e.with_kind(Kind::Unavailable))?;
@@ -198,15 +201,16 @@ impl Shared {
         let mut fds: Vec<OwnedFd> = Vec::new();
         let mut chunk = vec![0; READ_BYTES];
         loop {
-            let n = self
+            let received = self
                 .socket
-                .async_io(Interest::READABLE, |socket| sys::socket::recv(socket.as_fd(), &mut chunk, &mut fds))
+                .async_io(Interest::READABLE, |socket| sys::socket::recvmsg(socket.as_fd(), &mut chunk))
                 .await
                 .context(|| "receive from the shim")?;
-            if n == 0 {
+            if received.bytes == 0 {
                 return Ok(());
             }
-            bytes.extend_from_slice(&chunk[..n]);
+            bytes.extend_from_slice(&chunk[..received.bytes]);
+            fds.extend(received.fds);
             if fds.len() > MAX_FDS * 2 {
                 return Err(Error::exhausted("the shim sent more file descriptors than its messages have"));
             }

@@ -4,15 +4,14 @@ use super::events::{Event, EventKind};
 use super::oci;
 use super::pod::{Container, Pod, State};
 use super::shim::unexpected;
-use super::Engine;
+use super::{Engine, mkdir_all};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
 use crate::state::model::ContainerConfig;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus};
-use crate::sys;
-use crate::wire::{Failure, Launch, Reply, Request, Root, Stdio, UserChoice};
+use crate::wire::{Launch, Reply, Request, Root, Stdio, UserChoice};
 use std::sync::Arc;
 
 impl Engine {
@@ -68,7 +67,7 @@ impl Engine {
         fault::point("engine.start_container.limits");
         pod.note(&format!("engine: limits of {} written and read back", record.config.name));
         if let Some(directory) = record.log.as_deref().and_then(std::path::Path::parent) {
-            sys::mkdir_all(directory, 0o755).context(|| format!("make {}", directory.display())).map_err(plain)?;
+            mkdir_all(directory, 0o755).map_err(plain)?;
         }
         let launch = self.launch(pod, record);
         let shim = pod.shim().map_err(plain)?;
@@ -76,8 +75,8 @@ impl Engine {
         fault::point("engine.start_container.started");
         let state = match reply {
             Reply::Started(state) => state,
-            Reply::Failed(Failure { errno, .. }) => {
-                let Reply::Failed(failure) = reply else { return Err(plain(unexpected(&reply))) };
+            Reply::Failed(failure) => {
+                let errno = failure.errno;
                 return Err((failure.into(), errno));
             }
             other => return Err(plain(unexpected(&other))),

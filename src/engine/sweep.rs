@@ -5,21 +5,19 @@
 
 use super::recover::list;
 use super::run_pod::remove_tree;
-use super::{Engine, Options};
+use super::{Engine, Options, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, InstanceId, PodId};
 use crate::state::paths::Paths;
-use crate::sys;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
-/// How long a sweep waits for the dead owner's lock to be let go by the kernel.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// An instance's lock: held for as long as its owner lives.
 #[derive(Debug)]
 pub struct Lock {
-    _fd: OwnedFd,
+    _file: File,
 }
 
 /// Makes an instance's directory and takes its lock.
@@ -27,12 +25,32 @@ pub struct Lock {
 /// # Errors
 /// `Internal` when it cannot be made.
 pub fn claim(paths: &Paths) -> Result<Lock> {
-    let dir = paths.engine();
-    sys::mkdir_all(&dir, 0o700).context(|| format!("make {}", dir.display()))?;
-    let fd = sys::lock::open(&paths.lock()).context(|| format!("open {}", paths.lock().display()))?;
-    match sys::lock::try_exclusive(&fd).context(|| format!("lock {}", paths.lock().display()))? {
-        true => Ok(Lock { _fd: fd }),
-        false => Err(Error::precondition(format!("{} is locked by another podwright", paths.lock().display()))),
+    mkdir_all(&paths.engine(), 0o700)?;
+    let path = paths.lock();
+    let file = open(&path).context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::precondition(format!("{} is locked by another podwright", path.display())))
+        }
+        Err(TryLockError::Error(e)) => Err(e).context(|| format!("lock {}", path.display())),
+    }
+}
+
+fn open(lock: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock)
+}
+
+/// Whether nobody holds a lock; one that was never made is free.
+fn is_free(lock: &Path) -> io::Result<bool> {
+    let file = match OpenOptions::new().write(true).open(lock) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(true), // and let go again with the file
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 
@@ -45,7 +63,7 @@ pub fn instances(paths: &Paths) -> Result<Vec<(InstanceId, bool)>> {
     for name in list(&paths.instances())? {
         let Ok(id) = name.parse::<InstanceId>() else { continue };
         let lock = paths.of_instance(id.clone()).lock();
-        let free = sys::lock::is_free(&lock).context(|| format!("look at {}", lock.display()))?;
+        let free = is_free(&lock).context(|| format!("look at {}", lock.display()))?;
         all.push((id, !free));
     }
     Ok(all)
@@ -78,7 +96,7 @@ pub async fn sweep(options: Options) -> Result<()> {
     if !paths.engine().exists() {
         return Ok(());
     }
-    let lock = wait_for_lock(&paths).await?;
+    let Some(lock) = wait_for_lock(&paths).await? else { return Ok(()) };
     let engine = Engine::open(options)?;
     // The process that sweeps may be the shim itself, in the cgroup that is to go.
     engine.0.hierarchy.leave(&engine.shims_cgroup())?;
@@ -99,14 +117,19 @@ pub async fn sweep(options: Options) -> Result<()> {
     Ok(())
 }
 
-async fn wait_for_lock(paths: &Paths) -> Result<Lock> {
-    let (path, taken) = (paths.clone(), tokio::task::spawn_blocking);
-    let lock = taken(move || {
-        let fd = sys::lock::open(&path.lock()).context(|| format!("open {}", path.lock().display()))?;
-        sys::lock::exclusive_within(&fd, LOCK_WAIT).context(|| format!("wait for {}", path.lock().display()))?;
-        Ok(Lock { _fd: fd })
-    });
-    lock.await.map_err(|e| Error::internal(format!("a worker thread ended: {e}")))?
+/// The dead owner's lock, when the kernel or another sweeper lets it go; `None` when that one has removed everything.
+async fn wait_for_lock(paths: &Paths) -> Result<Option<Lock>> {
+    let paths = paths.clone();
+    blocking(move || {
+        let path = paths.lock();
+        let file = match open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.context(|| format!("open {}", path.display()))?,
+        };
+        file.lock().context(|| format!("wait for {}", path.display()))?;
+        Ok(path.exists().then_some(Lock { _file: file }))
+    })
+    .await
 }
 
 /// Directories that exist only while something is in them.

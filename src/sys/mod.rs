@@ -3,8 +3,10 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+mod device;
 pub mod epoll;
 mod errno;
+pub mod memfd;
 mod memory;
 pub mod mmap;
 mod process;
@@ -13,7 +15,8 @@ pub mod signalfd;
 pub mod socket;
 pub mod wait;
 
+pub use device::{Device, device};
 pub use errno::errno_name;
 pub use memory::{malloc_trim, memchr};
-pub use process::{append_line, kill_self, start_time};
+pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
