@@ -9,6 +9,7 @@
 //!
 //! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
 
+mod cgroups;
 mod create_container;
 pub mod etc;
 pub mod events;

@@ -110,7 +110,12 @@ impl Engine {
             PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
         };
         let program = self.program()?;
-        let (child, socket) = spawn(&Birth { pod: &id, paths: self.paths(), program: program.as_fd() })?;
+        let (child, socket) = spawn(&Birth {
+            pod: &id,
+            paths: self.paths(),
+            cgroup_root: &self.0.options.cgroup_root,
+            program: program.as_fd(),
+        })?;
         let shim_process = Process { pid: child.id(), start_time: sys::start_time(child.id()).context(|| "read the shim's start time")? };
         undo.push(move || bury_shim(child));
         fault::point("engine.run_pod.shim");

@@ -55,6 +55,8 @@ impl std::fmt::Debug for Shim {
 pub struct Birth<'a> {
     pub pod: &'a PodId,
     pub paths: &'a Paths,
+    /// podwright's own cgroup, for the sweep that the shim may turn into.
+    pub cgroup_root: &'a str,
     /// The sealed program that all shims share.
     pub program: BorrowedFd<'a>,
 }
@@ -72,6 +74,11 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
     command.arg("--root").arg(&birth.paths.root).arg("--state").arg(&birth.paths.state);
     if let Some(instance) = &birth.paths.instance {
         command.arg("--instance").arg(instance.as_str());
+    }
+    // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
+    command.env_clear().env("PODWRIGHT_CGROUP_ROOT", birth.cgroup_root);
+    if let Some(fault) = std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine.")) {
+        command.env("PODWRIGHT_FAULT", fault);
     }
     // Ctrl-C in the terminal of `run` is for `run` alone.
     command.process_group(0).current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());

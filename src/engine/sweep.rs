@@ -9,10 +9,31 @@ use super::{Engine, Options, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, InstanceId, PodId};
 use crate::state::paths::Paths;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// The role `podwright sweep INSTANCE --root DIR --state DIR`, which a shim of a dead `run` turns into.
+///
+/// # Errors
+/// As [`sweep`], and `InvalidArgument` for another command line.
+pub fn main(args: &[OsString]) -> Result<u8> {
+    let words: Vec<&str> = args.iter().map(|a| a.to_str().unwrap_or_default()).collect();
+    let [_, _, instance, "--root", root, "--state", state] = words[..] else {
+        return Err(Error::invalid("usage: podwright sweep INSTANCE --root DIR --state DIR (podwright runs this itself)"));
+    };
+    let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
+    let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").unwrap_or_else(|_| DEFAULT_CGROUP_ROOT.to_owned());
+    let options =
+        Options { paths, cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
+    runtime.block_on(sweep(options)).map(|()| 0)
+}
+
+/// podwright's own cgroup unless it is configured otherwise.
+const DEFAULT_CGROUP_ROOT: &str = "/podwright";
 
 /// An instance's lock: held for as long as its owner lives.
 #[derive(Debug)]

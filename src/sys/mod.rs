@@ -6,6 +6,7 @@
 mod device;
 pub mod epoll;
 mod errno;
+pub mod inotify;
 pub mod memfd;
 mod memory;
 pub mod mmap;
