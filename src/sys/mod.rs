@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 mod errno;
+pub mod fs;
+pub mod poll;
 mod process;
 mod random;
 
