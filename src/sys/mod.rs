@@ -6,10 +6,12 @@
 mod device;
 pub mod epoll;
 mod errno;
+pub mod fs;
 pub mod inotify;
 pub mod memfd;
 mod memory;
 pub mod mmap;
+pub mod poll;
 mod process;
 mod random;
 pub mod signalfd;
