@@ -1,9 +1,10 @@
 //! Reading container logs: the CRI's format, and following a file as it grows and is rotated. The shim writes them.
 
 use crate::error::{Context, Result};
-use crate::sys::inotify::Inotify;
+use crate::sys::{self, inotify};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::io::Interest;
@@ -59,7 +60,7 @@ pub struct Tail {
     file: Option<File>,
     /// What was read after the last newline.
     rest: Vec<u8>,
-    watch: AsyncFd<Inotify>,
+    watch: AsyncFd<OwnedFd>,
 }
 
 impl Tail {
@@ -69,8 +70,8 @@ impl Tail {
     /// `Internal` when its directory cannot be watched.
     pub fn open(path: &Path) -> Result<Tail> {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let watch = Inotify::directory(directory).context(|| format!("watch {}", directory.display()))?;
-        let watch = AsyncFd::with_interest(watch, Interest::READABLE).context(|| "watch an inotify descriptor")?;
+        let watch = inotify::directory(directory).context(|| format!("watch {}", directory.display()))?;
+        let watch = sys::async_fd::readable(watch).context(|| "watch an inotify descriptor")?;
         Ok(Tail { path: path.to_owned(), file: None, rest: Vec::new(), watch })
     }
 
@@ -103,7 +104,10 @@ impl Tail {
     /// # Errors
     /// `Internal`.
     pub async fn changed(&self) -> Result<()> {
-        self.watch.async_io(Interest::READABLE, Inotify::take).await.context(|| format!("wait for {}", self.path.display()))
+        self.watch
+            .async_io(Interest::READABLE, |watch| inotify::take(watch))
+            .await
+            .context(|| format!("wait for {}", self.path.display()))
     }
 }
 

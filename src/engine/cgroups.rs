@@ -5,7 +5,7 @@ use super::pod::Pod;
 use crate::cgroup::apply::{self, Report};
 use crate::cgroup::limits::{self, Setting};
 use crate::cgroup::{Cgroup, CgroupPath, Controllers};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::state::model::{PodCgroup, Resources};
 use crate::sys;
 use std::time::Duration;
@@ -57,6 +57,18 @@ impl Engine {
     /// Kills everything in a cgroup and removes it with all below it; one that is not there is no error.
     pub(super) fn remove_cgroup(&self, path: &str) -> Result<()> {
         self.hierarchy().remove(&path.parse()?, EMPTY_WAIT)
+    }
+
+    /// Moves this process out of podwright's cgroups, to the root of the hierarchy, so that they can go.
+    pub(super) fn leave_shims(&self) -> Result<()> {
+        let inside = std::fs::read_to_string("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
+        let own = self.options().cgroup_root.parse::<CgroupPath>()?;
+        let here = inside.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        if here.parse::<CgroupPath>().is_ok_and(|path| path.is_within(&own)) {
+            let root = self.hierarchy().root()?;
+            root.write("cgroup.procs", "0").context(|| "leave podwright's cgroup")?;
+        }
+        Ok(())
     }
 
     /// Removes podwright's own cgroups that hold nothing any more; others may be using them.

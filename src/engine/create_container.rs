@@ -71,7 +71,13 @@ impl Engine {
         Ok(id)
     }
 
-    fn container_record(&self, pod: &Pod, mut config: ContainerConfig, id: &ContainerId, image: Image) -> Result<ContainerRecord> {
+    fn container_record(
+        &self,
+        pod: &Pod,
+        mut config: ContainerConfig,
+        id: &ContainerId,
+        image: Image,
+    ) -> Result<ContainerRecord> {
         let image_config = ImageConfig {
             entrypoint: image.config.entrypoint.clone(),
             cmd: image.config.cmd.clone(),
@@ -121,19 +127,29 @@ fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {
     if let Some(other) = facts.containers.values().find(same) {
         return Err(Error::new(
             crate::error::Kind::AlreadyExists,
-            format!("container {} of that name and attempt exists in pod {}", other.record.id.short(), pod.id().short()),
+            format!(
+                "container {} of that name and attempt exists in pod {}",
+                other.record.id.short(),
+                pod.id().short()
+            ),
         ));
     }
     if facts.containers.len() >= crate::wire::MAX_CONTAINERS {
         return Err(Error::exhausted(format!("the pod has {} containers already", facts.containers.len())));
     }
-    if config.security.run_as_group.is_some() && config.security.run_as_user.is_none() && config.security.run_as_username.is_empty() {
+    if config.security.run_as_group.is_some()
+        && config.security.run_as_user.is_none()
+        && config.security.run_as_username.is_empty()
+    {
         return Err(Error::invalid("runAsGroup needs runAsUser"));
     }
     if let Some(target) = &config.security.pid_target {
         let running = facts.containers.get(target).is_some_and(|c| c.state() == super::pod::State::Running);
         if !running {
-            return Err(Error::precondition(format!("the target container {} does not run in this pod", target.short())));
+            return Err(Error::precondition(format!(
+                "the target container {} does not run in this pod",
+                target.short()
+            )));
         }
     }
     if matches!(pod.record.config.namespaces.pid, NamespaceMode::Target(_)) {
@@ -147,15 +163,22 @@ fn log_file(directory: &Path, path: &Path) -> Result<PathBuf> {
     if path.components().all(|c| matches!(c, Component::Normal(_))) && directory.is_absolute() {
         return Ok(directory.join(path));
     }
-    Err(Error::invalid(format!("log path {path:?} below {directory:?} must be relative, without '..', below an absolute directory")))
+    Err(Error::invalid(format!(
+        "log path {path:?} below {directory:?} must be relative, without '..', below an absolute directory"
+    )))
 }
 
 fn read_profile(path: &Path) -> Result<serde_json::Value> {
     let file = std::fs::File::open(path).context(|| format!("open seccomp profile {}", path.display()))?;
     let mut text = Vec::new();
-    file.take(MAX_PROFILE_BYTES + 1).read_to_end(&mut text).context(|| format!("read seccomp profile {}", path.display()))?;
+    file.take(MAX_PROFILE_BYTES + 1)
+        .read_to_end(&mut text)
+        .context(|| format!("read seccomp profile {}", path.display()))?;
     if text.len() as u64 > MAX_PROFILE_BYTES {
-        return Err(Error::invalid(format!("seccomp profile {} is larger than {MAX_PROFILE_BYTES} bytes", path.display())));
+        return Err(Error::invalid(format!(
+            "seccomp profile {} is larger than {MAX_PROFILE_BYTES} bytes",
+            path.display()
+        )));
     }
     serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("seccomp profile {}: {e}", path.display())))
 }
@@ -173,7 +196,9 @@ fn host_devices() -> Vec<(String, char, u32, u32, u32)> {
                 continue;
             }
             match sys::device(&path) {
-                Ok(Some(node)) => found.push((path.to_string_lossy().into_owned(), node.kind, node.major, node.minor, node.mode)),
+                Ok(Some(node)) => {
+                    found.push((path.to_string_lossy().into_owned(), node.kind, node.major, node.minor, node.mode))
+                }
                 Ok(None) if entry.file_type().is_ok_and(|t| t.is_dir()) => directories.push(path),
                 _ => {}
             }

@@ -25,7 +25,10 @@ fn word<'a>(field: &str, text: &'a str) -> Result<&'a str> {
 /// `InvalidArgument` for an entry that is no word, or for more of them than the file may have.
 pub fn resolv_conf(dns: &Dns) -> Result<String> {
     if dns.servers.len() > MAX_SERVERS {
-        return Err(Error::invalid(format!("{} name servers; resolv.conf has room for {MAX_SERVERS}", dns.servers.len())));
+        return Err(Error::invalid(format!(
+            "{} name servers; resolv.conf has room for {MAX_SERVERS}",
+            dns.servers.len()
+        )));
     }
     let search = dns.searches.iter().map(|s| word("dns search domain", s)).collect::<Result<Vec<_>>>()?.join(" ");
     if dns.searches.len() > MAX_SEARCHES || search.len() > MAX_SEARCH_CHARS {

@@ -1,8 +1,8 @@
 //! Exec: a further process in a running container. The pipes are the caller's; the shim holds none of them.
 
+use super::Engine;
 use super::pod::State;
 use super::shim::unexpected;
-use super::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, ExecId};
@@ -90,7 +90,11 @@ impl Engine {
         match asked?.0 {
             Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
                 Kind::DeadlineExceeded,
-                format!("command in container {} timed out after {:.1} s and was killed", id.short(), timeout.as_secs_f64()),
+                format!(
+                    "command in container {} timed out after {:.1} s and was killed",
+                    id.short(),
+                    timeout.as_secs_f64()
+                ),
             )),
             Reply::Executed(Executed { status, .. }) => Ok(status),
             Reply::Failed(failure) => Err(exec_failure(failure)),

@@ -91,7 +91,8 @@ impl Engine {
     pub fn open(options: Options) -> Result<Engine> {
         let hierarchy = Hierarchy::discover()?;
         let images = Store::open(&options.paths)?;
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context(|| "read /proc/sys/kernel/random/boot_id")?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context(|| "read /proc/sys/kernel/random/boot_id")?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         Ok(Engine(Arc::new(Inner {
             options,
@@ -171,14 +172,10 @@ impl Engine {
         if let Some(fd) = &*program {
             return Ok(fd.clone());
         }
-        let fd = Arc::new(sys::memfd::sealed_self("podwright-shim").context(|| "copy this program into a sealed memfd")?);
+        let fd =
+            Arc::new(sys::memfd::sealed_self("podwright-shim").context(|| "copy this program into a sealed memfd")?);
         *program = Some(fd.clone());
         Ok(fd)
-    }
-
-    /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
-    fn shims_cgroup(&self) -> String {
-        format!("{}/shims", self.0.options.cgroup_root)
     }
 }
 

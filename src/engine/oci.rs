@@ -21,17 +21,65 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 /// The default capabilities, those of containerd, CRI-O's wider set left out on purpose.
 pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
 
 /// Every capability by its bit, capabilities(7) and linux/capability.h.
 pub const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
-    "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// Longest argument or environment entry: MAX_ARG_STRLEN of execve(2), 32 pages, less its NUL.
@@ -71,24 +119,38 @@ pub struct HostFacts {
 ///
 /// # Errors
 /// `InvalidArgument` naming the field, the value and the remedy.
-pub fn spec(pod: &PodConfig, container: &ContainerConfig, id: &ContainerId, image: &ImageConfig, host: &HostFacts) -> Result<Value> {
+pub fn spec(
+    pod: &PodConfig,
+    container: &ContainerConfig,
+    id: &ContainerId,
+    image: &ImageConfig,
+    host: &HostFacts,
+) -> Result<Value> {
     let args = args(container, image)?;
     let env = env(pod, container, image, host);
     let bytes: usize = args.iter().chain(&env).map(String::len).sum();
     for text in args.iter().chain(&env) {
         if text.contains('\0') || text.len() > MAX_STRING_BYTES {
             let start: String = text.chars().take(32).collect();
-            return Err(Error::invalid(format!("argument or environment entry {start:?}... has a NUL or is longer than {MAX_STRING_BYTES} bytes")));
+            return Err(Error::invalid(format!(
+                "argument or environment entry {start:?}... has a NUL or is longer than {MAX_STRING_BYTES} bytes"
+            )));
         }
     }
     if bytes > MAX_STRINGS_BYTES {
-        return Err(Error::invalid(format!("arguments and environment have {bytes} bytes; the kernel takes {MAX_STRINGS_BYTES}")));
+        return Err(Error::invalid(format!(
+            "arguments and environment have {bytes} bytes; the kernel takes {MAX_STRINGS_BYTES}"
+        )));
     }
     let security = &container.security;
     let caps: Vec<String> = capabilities(container)?.iter().map(|c| format!("CAP_{c}")).collect();
-    let rlimits: Vec<Value> =
-        security.rlimits.iter().map(|(name, soft, hard)| json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard})).collect();
-    let cwd = [&container.working_dir, &image.working_dir].into_iter().find(|d| !d.is_empty()).map_or("/", String::as_str);
+    let rlimits: Vec<Value> = security
+        .rlimits
+        .iter()
+        .map(|(name, soft, hard)| json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard}))
+        .collect();
+    let cwd =
+        [&container.working_dir, &image.working_dir].into_iter().find(|d| !d.is_empty()).map_or("/", String::as_str);
     if !cwd.starts_with('/') {
         return Err(Error::invalid(format!("working directory {cwd:?} is not absolute")));
     }
@@ -154,7 +216,9 @@ fn args(container: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>>
             "container {:?}: no command: the image {:?} has neither entrypoint nor cmd; give `command`",
             container.name, container.image
         ))),
-        Some(program) if program.is_empty() => Err(Error::invalid(format!("container {:?}: the command's first word is empty", container.name))),
+        Some(program) if program.is_empty() => {
+            Err(Error::invalid(format!("container {:?}: the command's first word is empty", container.name)))
+        }
         Some(_) => Ok(args),
     }
 }
@@ -190,7 +254,10 @@ pub fn capabilities(container: &ContainerConfig) -> Result<Vec<&'static str>> {
         let bare = name.to_ascii_uppercase();
         let bare = bare.strip_prefix("CAP_").unwrap_or(&bare);
         CAPABILITIES.iter().position(|c| *c == bare).ok_or_else(|| {
-            Error::invalid(format!("container {:?}: capability {name:?} is unknown; capabilities(7) has the names, or ALL", container.name))
+            Error::invalid(format!(
+                "container {:?}: capability {name:?} is unknown; capabilities(7) has the names, or ALL",
+                container.name
+            ))
         })
     };
     let all = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case("ALL"));
@@ -201,7 +268,9 @@ pub fn capabilities(container: &ContainerConfig) -> Result<Vec<&'static str>> {
     if all(&security.drop_capabilities) {
         held.fill(false);
     }
-    let single = |names: &[String]| names.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")).map(|n| known(n)).collect::<Result<Vec<_>>>();
+    let single = |names: &[String]| {
+        names.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")).map(|n| known(n)).collect::<Result<Vec<_>>>()
+    };
     for at in single(&security.add_capabilities)? {
         held[at] = true;
     }
@@ -265,9 +334,20 @@ fn device_rules(privileged: bool, devices: &[(String, char, u32, u32, u32)]) -> 
         }
         rule
     };
-    let mut rules = vec![json!({"allow": false, "access": "rwm"}), allow('c', None, None, "m"), allow('b', None, None, "m")];
+    let mut rules =
+        vec![json!({"allow": false, "access": "rwm"}), allow('c', None, None, "m"), allow('b', None, None, "m")];
     // null, zero, full, random, urandom, tty; console, ptmx, and the pseudo terminals (Documentation/admin-guide/devices.txt).
-    for (major, minor) in [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(1)), (5, Some(2)), (136, None)] {
+    for (major, minor) in [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ] {
         rules.push(allow('c', Some(major), minor, "rwm"));
     }
     rules.extend(devices.iter().map(|(_, kind, major, minor, _)| allow(*kind, Some(*major), Some(*minor), "rwm")));
@@ -277,19 +357,23 @@ fn device_rules(privileged: bool, devices: &[(String, char, u32, u32, u32)]) -> 
 /// The mounts every container has, without those that the container replaces by its own; then its own, by depth.
 fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
     if container.mounts.len() > MAX_MOUNTS {
-        return Err(Error::invalid(format!("container {:?} has {} mounts; at most {MAX_MOUNTS}", container.name, container.mounts.len())));
+        return Err(Error::invalid(format!(
+            "container {:?} has {} mounts; at most {MAX_MOUNTS}",
+            container.name,
+            container.mounts.len()
+        )));
     }
     let own = container.mounts.iter().map(|m| own_mount(container, m)).collect::<Result<Vec<_>>>()?;
     let privileged = container.security.privileged;
-    let ro = |rest: &[&str]| [&["nosuid", "noexec", "nodev", if privileged { "rw" } else { "ro" }], rest].concat();
+    let access = if privileged { "rw" } else { "ro" };
     let shm = if pod.namespaces.ipc == NamespaceMode::Node { "/dev/shm" } else { POD_SHM };
     let mut all = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
-        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ro(&[])}),
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ro(&["relatime"])}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
         json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]}),
     ];
     for (path, file) in &host.etc {
@@ -307,7 +391,9 @@ fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Res
 }
 
 fn own_mount(container: &ContainerConfig, mount: &Mount) -> Result<Value> {
-    let at = |problem: &str| Error::invalid(format!("container {:?}: mount {:?}: {problem}", container.name, mount.container_path));
+    let at = |problem: &str| {
+        Error::invalid(format!("container {:?}: mount {:?}: {problem}", container.name, mount.container_path))
+    };
     let path = &mount.container_path;
     if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|c| c == "..") {
         return Err(at("the path in the container must be absolute and without '..'"));
@@ -332,7 +418,9 @@ fn own_mount(container: &ContainerConfig, mount: &Mount) -> Result<Value> {
         (true, _) => "ro",
         _ => "rw",
     };
-    Ok(json!({"destination": clean, "type": "bind", "source": mount.host_path, "options": ["rbind", propagation, access]}))
+    Ok(
+        json!({"destination": clean, "type": "bind", "source": mount.host_path, "options": ["rbind", propagation, access]}),
+    )
 }
 
 /// The number of the signal that asks a container to stop: the container's, else the image's, else SIGTERM.
@@ -345,7 +433,10 @@ pub fn stop_signal(container: &ContainerConfig, image: &ImageConfig) -> Result<i
         return Ok(signal::SIGTERM);
     }
     signal::number(text).ok_or_else(|| {
-        Error::invalid(format!("container {:?}: stop signal {text:?} is neither a name as in signal(7) nor 1 to 64", container.name))
+        Error::invalid(format!(
+            "container {:?}: stop signal {text:?} is neither a name as in signal(7) nor 1 to 64",
+            container.name
+        ))
     })
 }
 
@@ -373,7 +464,13 @@ mod tests {
     }
 
     fn make(container: &ContainerConfig) -> Result<Value> {
-        spec(&PodConfig { hostname: "h".into(), ..PodConfig::default() }, container, &ContainerId::random(), &image(), &HostFacts::default())
+        spec(
+            &PodConfig { hostname: "h".into(), ..PodConfig::default() },
+            container,
+            &ContainerId::random(),
+            &image(),
+            &HostFacts::default(),
+        )
     }
 
     #[test]
@@ -390,7 +487,8 @@ mod tests {
     fn command_replaces_entrypoint_and_cmd_but_args_only_cmd() {
         let with = |command: &[&str], own: &[&str]| {
             let to = |s: &[&str]| s.iter().map(|s| (*s).to_owned()).collect();
-            args(&ContainerConfig { command: to(command), args: to(own), ..ContainerConfig::default() }, &image()).expect("valid")
+            args(&ContainerConfig { command: to(command), args: to(own), ..ContainerConfig::default() }, &image())
+                .expect("valid")
         };
         assert_eq!(with(&[], &[]), ["/entry", "a"]);
         assert_eq!(with(&[], &["x"]), ["/entry", "x"]);
@@ -401,9 +499,15 @@ mod tests {
 
     #[test]
     fn of_two_variables_with_one_name_the_later_wins() {
-        let container = ContainerConfig { env: vec![("A".into(), "2".into()), ("AB".into(), "3".into())], ..ContainerConfig::default() };
+        let container = ContainerConfig {
+            env: vec![("A".into(), "2".into()), ("AB".into(), "3".into())],
+            ..ContainerConfig::default()
+        };
         let pod = PodConfig { hostname: "h".into(), ..PodConfig::default() };
-        assert_eq!(env(&pod, &container, &image(), &HostFacts::default()), ["PATH=/image", "HOSTNAME=h", "A=2", "AB=3"]);
+        assert_eq!(
+            env(&pod, &container, &image(), &HostFacts::default()),
+            ["PATH=/image", "HOSTNAME=h", "A=2", "AB=3"]
+        );
     }
 
     #[test]
@@ -428,7 +532,8 @@ mod tests {
             ..ContainerConfig::default()
         };
         let value = make(&container).expect("valid");
-        let paths: Vec<&str> = value["mounts"].as_array().expect("array").iter().filter_map(|m| m["destination"].as_str()).collect();
+        let paths: Vec<&str> =
+            value["mounts"].as_array().expect("array").iter().filter_map(|m| m["destination"].as_str()).collect();
         assert_eq!(paths, ["/proc", "/sys", "/dev", "/sys/fs/cgroup"]);
     }
 

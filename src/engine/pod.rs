@@ -13,10 +13,11 @@
 use super::Engine;
 use super::events::{Event, EventKind};
 use super::shim::{Heard, Shim};
-use crate::cgroup::Row;
+use crate::cgroup::apply::Row;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::Flight;
+use crate::state::model::PodCgroup;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, ProcessRecord};
 use crate::wire;
 use std::collections::BTreeMap;
@@ -49,6 +50,9 @@ pub struct Facts {
     /// The connection to the shim is gone.
     pub hung_up: bool,
     pub containers: BTreeMap<ContainerId, Container>,
+    /// The limits of the pod's own cgroup, and what of them could not be enforced and was allowed not to be.
+    pub limits: Vec<Row>,
+    pub warnings: Vec<String>,
     /// Duplicates of the pause process's pidfd.
     pub sandbox_fds: Vec<OwnedFd>,
 }
@@ -173,6 +177,14 @@ impl Pod {
         format!("{}/{container}", self.record.cgroup)
     }
 
+    /// The highest cgroup that is the pod's and goes with it.
+    pub fn own_cgroup(&self) -> String {
+        match &self.record.config.cgroup {
+            PodCgroup::Given(_) => self.sandbox_cgroup(),
+            PodCgroup::Default | PodCgroup::Own { .. } => self.record.cgroup.clone(),
+        }
+    }
+
     /// The pause process's cgroup.
     pub fn sandbox_cgroup(&self) -> String {
         format!("{}/{}", self.record.cgroup, self.record.id)
@@ -263,7 +275,7 @@ pub fn bury(engine: &Engine, pod: &Pod, id: &ContainerId) -> ExitRecord {
 }
 
 fn kill_cgroup(engine: &Engine, path: &str) {
-    if let Err(e) = engine.hierarchy().open(path).and_then(|c| c.kill())
+    if let Err(e) = engine.open_cgroup(path).and_then(|c| c.kill())
         && e.kind() != Kind::NotFound
     {
         tracing::warn!("{e}");

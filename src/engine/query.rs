@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::pod::{Container, Facts, Pod, State};
-use crate::cgroup::Row;
+use crate::cgroup::apply::Row;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Entry, Flight, Source};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub struct PodStatus {
     pub record: PodRecord,
     pub ready: bool,
+    /// The limits of the pod's own cgroup.
+    pub limits: Vec<Row>,
+    pub warnings: Vec<String>,
     pub sandbox: Option<SandboxState>,
     /// The shim died; what it held was killed.
     pub shim_lost: bool,
@@ -40,6 +43,8 @@ fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
     PodStatus {
         record: pod.record.clone(),
         ready: !facts.stopped && !facts.hung_up && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()),
+        limits: facts.limits.clone(),
+        warnings: facts.warnings.clone(),
         sandbox: facts.sandbox.clone(),
         shim_lost: facts.hung_up && !facts.stopped,
     }
@@ -92,7 +97,8 @@ impl Engine {
     pub fn container_status(&self, id: &ContainerId) -> Result<ContainerStatus> {
         let pod = self.pod_of(id)?;
         let facts = pod.facts();
-        let container = facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+        let container =
+            facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
         Ok(container_status(&pod, container))
     }
 

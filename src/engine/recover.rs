@@ -43,7 +43,8 @@ impl Engine {
 
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
-        let record = record::read::<PodRecord>(&path)?.ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
+        let record = record::read::<PodRecord>(&path)?
+            .ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
         let pod = Arc::new(Pod::new(record, None, Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
         if self.connect(&pod).await.is_err() {
@@ -63,14 +64,17 @@ impl Engine {
         for name in list(&paths.containers(&id))? {
             let container: ContainerId = name.parse()?;
             // No record: the daemon died in CreateContainer before it answered. The directory goes with the pod.
-            let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else { continue };
+            let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else {
+                continue;
+            };
             let mut known = Container::new(Arc::new(record));
             known.process = record::read::<ProcessRecord>(&paths.process_record(&id, &container))?;
             known.exit = record::read::<ExitRecord>(&paths.exit_record(&id, &container))?;
             containers.push((container, known));
         }
         pod.change(|facts| {
-            facts.sandbox = sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
+            facts.sandbox =
+                sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
             facts.stopped = stopped;
             facts.containers.extend(containers);
         });

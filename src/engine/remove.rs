@@ -7,7 +7,6 @@ use super::{Engine, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
-use crate::state::model::PodCgroup;
 use crate::wire::Request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +35,7 @@ impl Engine {
             }
         }
         fault::point("engine.remove_container.forgotten");
-        left.extend(self.0.hierarchy.remove(&pod.container_cgroup(id)).err());
+        left.extend(self.remove_cgroup(&pod.container_cgroup(id)).err());
         fault::point("engine.remove_container.cgroup");
         let (writable, directory) = (self.paths().writable(id), self.paths().container(pod.id(), id));
         left.extend(blocking(move || remove_tree(&writable)).await.err());
@@ -69,11 +68,7 @@ impl Engine {
         fault::point("engine.remove_pod.containers");
         left.extend(self.end_shim(&pod).await.err());
         fault::point("engine.remove_pod.shim");
-        let gone = match &pod.record.config.cgroup {
-            PodCgroup::Given(_) => pod.sandbox_cgroup(),
-            PodCgroup::Default | PodCgroup::Own { .. } => pod.record.cgroup.clone(),
-        };
-        left.extend(self.0.hierarchy.remove(&gone).err());
+        left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
         self.prune_cgroups();
         fault::point("engine.remove_pod.cgroup");
         let data = self.paths().pod_data(id);

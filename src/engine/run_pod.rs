@@ -8,7 +8,7 @@ use super::pod::{Pod, listen};
 use super::shim::{Birth, Shim, spawn, unexpected};
 use super::undo::Undo;
 use super::{Engine, blocking, etc, mkdir_all, sweep};
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::PodId;
@@ -16,6 +16,7 @@ use crate::state::flight::{Flight, Source};
 use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
 use crate::state::record::{self, Durability, PodRecord, Process};
 use crate::sys;
+use crate::sys::fs::Access;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -53,18 +54,27 @@ fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
             _ => Ok(()),
         };
     }
-    refuse("it belongs to no namespace of a pod (net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* do): it would change the host")
+    refuse(
+        "it belongs to no namespace of a pod (net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* do): it would change the host",
+    )
 }
 
 fn check(config: &PodConfig) -> Result<()> {
     for (field, text) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
         let grammar = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if text.is_empty() || text.len() > 253 || !text.chars().all(grammar) || text.starts_with('.') {
-            return Err(Error::invalid(format!("pod {field} {text:?} must be 1 to 253 of a-z A-Z 0-9 '-' '.' '_', not starting with '.'")));
+            return Err(Error::invalid(format!(
+                "pod {field} {text:?} must be 1 to 253 of a-z A-Z 0-9 '-' '.' '_', not starting with '.'"
+            )));
         }
     }
-    if config.hostname.len() > MAX_HOSTNAME || !config.hostname.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')) {
-        return Err(Error::invalid(format!("hostname {:?} must have at most {MAX_HOSTNAME} letters, digits, '-' and '.'", config.hostname)));
+    if config.hostname.len() > MAX_HOSTNAME
+        || !config.hostname.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+    {
+        return Err(Error::invalid(format!(
+            "hostname {:?} must have at most {MAX_HOSTNAME} letters, digits, '-' and '.'",
+            config.hostname
+        )));
     }
     if !config.runtime_handler.is_empty() {
         return Err(Error::unsupported(format!("runtime handler {:?} is not configured", config.runtime_handler)));
@@ -116,7 +126,10 @@ impl Engine {
             cgroup_root: &self.0.options.cgroup_root,
             program: program.as_fd(),
         })?;
-        let shim_process = Process { pid: child.id(), start_time: sys::start_time(child.id()).context(|| "read the shim's start time")? };
+        let shim_process = Process {
+            pid: child.id(),
+            start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
+        };
         undo.push(move || bury_shim(child));
         fault::point("engine.run_pod.shim");
         let (sender, heard) = mpsc::unbounded_channel();
@@ -126,8 +139,14 @@ impl Engine {
         self.claim()?;
         fault::point("engine.run_pod.claimed");
         let flight = self.make_directory(&id, &config, undo)?;
-        let record =
-            PodRecord { id: id.clone(), config, created_at_ns: self.now_ns(), boot_id: self.0.boot_id.clone(), cgroup, shim: shim_process };
+        let record = PodRecord {
+            id: id.clone(),
+            config,
+            created_at_ns: self.now_ns(),
+            boot_id: self.0.boot_id.clone(),
+            cgroup,
+            shim: shim_process,
+        };
         record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
         fault::point("engine.run_pod.record");
         let pod = Arc::new(Pod::new(record, None, Some(flight)));
@@ -176,33 +195,31 @@ impl Engine {
 
     /// The pod's cgroup (with its limits, if it is ours), pause's leaf in it, and the shim's own place outside.
     async fn make_cgroups(&self, pod: &Pod, shim: &Shim, undo: &mut Undo) -> Result<Cgroup> {
-        let hierarchy = &self.0.hierarchy;
         let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
-        let given = matches!(pod.record.config.cgroup, PodCgroup::Given(_));
-        let root = self.0.options.cgroup_root.clone();
-        let shims = hierarchy.create(&self.shims_cgroup())?;
-        let (engine, gone) = (self.clone(), if given { leaf_path.clone() } else { path.clone() });
+        let (engine, gone) = (self.clone(), pod.own_cgroup());
         undo.push(move || async move {
-            engine.0.hierarchy.remove(&gone)?;
+            engine.remove_cgroup(&gone)?;
             engine.prune_cgroups();
             Ok(())
         });
+        let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
         fault::point("engine.run_pod.shims_cgroup");
         if let PodCgroup::Own { resources, .. } = &pod.record.config.cgroup {
-            let own = hierarchy.create(&path)?;
+            let settings = self.settings(resources)?;
+            let own = self.make_cgroup(pod, &path, &settings)?;
             fault::point("engine.run_pod.pod_cgroup");
-            let settings = cgroup::limits::settings(resources)?;
-            let report = cgroup::apply(hierarchy, &own, &settings, self.0.options.allow_unenforced)
-                .context(|| format!("pod {}/{}", pod.record.config.namespace, pod.record.config.name))?;
-            for warning in report.warnings {
-                tracing::warn!("pod {}: {warning}", pod.record.config.name);
-            }
-            cgroup::refresh_qos(hierarchy, &root, &path);
+            let name = || format!("pod {}/{}", pod.record.config.namespace, pod.record.config.name);
+            let report = self.limit(&own, &settings).context(name)?;
+            pod.change(|facts| {
+                facts.limits = report.rows;
+                facts.warnings = report.warnings;
+            });
         }
         fault::point("engine.run_pod.limits");
-        let leaf = hierarchy.create(&leaf_path)?;
+        let leaf = self.make_cgroup(pod, &leaf_path, &[])?;
         fault::point("engine.run_pod.sandbox_cgroup");
-        let procs = shims.open_procs()?;
+        let procs =
+            sys::fs::open_file_at(shims.as_fd(), "cgroup.procs", Access::Write).context(|| "open cgroup.procs")?;
         shim.done(Request::Join, &[procs.as_fd()]).await?;
         fault::point("engine.run_pod.joined");
         pod.note("engine: cgroups made and verified");
@@ -222,7 +239,8 @@ impl Engine {
             oom_score_adj: PAUSE_OOM_SCORE_ADJ,
             allow_unenforced: self.0.options.allow_unenforced,
         };
-        let (reply, fds) = shim.call(Request::CreateSandbox(Box::new(request)), &[leaf.dir(), socket.as_fd()]).await?;
+        let (reply, fds) =
+            shim.call(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;
         fault::point("engine.run_pod.pause");
         let Reply::Sandbox(state) = reply else { return Err(unexpected(&reply)) };
         pod.change(|facts| {
@@ -230,14 +248,6 @@ impl Engine {
             facts.sandbox_fds = fds;
         });
         Ok(())
-    }
-
-    /// Removes podwright's own cgroups that hold nothing any more; others may be using them.
-    pub(crate) fn prune_cgroups(&self) {
-        let root = &self.0.options.cgroup_root;
-        for below in ["/pods", "/burstable", "/besteffort", "/shims", ""] {
-            self.0.hierarchy.remove_if_empty(&format!("{root}{below}"));
-        }
     }
 }
 
@@ -275,7 +285,9 @@ mod tests {
         };
         assert!(with("net.ipv4.ip_forward", NamespaceMode::Pod).is_ok());
         assert!(with("kernel.shmmax", NamespaceMode::Pod).is_ok());
-        for bad in ["net.ipv4.ip_forward", "kernel.core_pattern", "vm.overcommit_memory", "net..x", "NET.x", "kernel.sem\n"] {
+        for bad in
+            ["net.ipv4.ip_forward", "kernel.core_pattern", "vm.overcommit_memory", "net..x", "NET.x", "kernel.sem\n"]
+        {
             assert!(with(bad, NamespaceMode::Node).is_err(), "{bad}");
         }
         assert!(with("kernel/core_pattern", NamespaceMode::Pod).is_err());

@@ -6,14 +6,13 @@ use crate::state::paths::Paths;
 use crate::sys;
 use crate::wire::{self, Event, HEADER_BYTES, MAX_FDS, Reply, Request, ToEngine, ToShim};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much is read from a shim at a time, in bytes: most messages are shorter.
@@ -30,7 +29,7 @@ pub enum Heard {
 type Answer = (Reply, Vec<OwnedFd>);
 
 struct Shared {
-    socket: AsyncFd<OwnedFd>,
+    socket: tokio::net::UnixStream,
     /// Taken while one frame is written, for frames must not mix.
     writing: tokio::sync::Mutex<()>,
     /// Who waits for which answer; `None` when the shim has hung up.
@@ -77,7 +76,9 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
     }
     // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
     command.env_clear().env("PODWRIGHT_CGROUP_ROOT", birth.cgroup_root);
-    if let Some(fault) = std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine.")) {
+    if let Some(fault) =
+        std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine."))
+    {
         command.env("PODWRIGHT_FAULT", fault);
     }
     // Ctrl-C in the terminal of `run` is for `run` alone.
@@ -105,9 +106,8 @@ impl Shim {
     pub fn new(socket: OwnedFd, heard: mpsc::UnboundedSender<Heard>) -> Result<Shim> {
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true).context(|| "make the shim's socket non-blocking")?;
-        let socket = OwnedFd::from(socket);
         let shared = Arc::new(Shared {
-            socket: AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE).context(|| "watch the shim's socket")?,
+            socket: tokio::net::UnixStream::from_std(socket).context(|| "watch the shim's socket")?,
             writing: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(Some(HashMap::new())),
             next: AtomicU32::new(1),
@@ -194,7 +194,7 @@ impl Shared {
             let riding = if sent == 0 { fds } else { &[] };
             let n = self
                 .socket
-                .async_io(Interest::WRITABLE, |socket| sys::socket::sendmsg(socket.as_fd(), &frame[sent..], riding))
+                .async_io(Interest::WRITABLE, || sys::socket::sendmsg(&self.socket, &frame[sent..], riding))
                 .await
                 .context(|| "send to the shim")
                 .map_err(|e| e.with_kind(Kind::Unavailable))?;
@@ -210,7 +210,7 @@ impl Shared {
         loop {
             let received = self
                 .socket
-                .async_io(Interest::READABLE, |socket| sys::socket::recvmsg(socket.as_fd(), &mut chunk))
+                .async_io(Interest::READABLE, || sys::socket::recvmsg(&self.socket, &mut chunk))
                 .await
                 .context(|| "receive from the shim")?;
             if received.bytes == 0 {
@@ -228,7 +228,8 @@ impl Shared {
     }
 
     fn dispatch(&self, frame: &[u8], fds: &mut Vec<OwnedFd>, heard: &mpsc::UnboundedSender<Heard>) -> Result<()> {
-        let message = serde_json::from_slice(frame).map_err(|e| Error::internal(format!("message of the shim: {e}")))?;
+        let message =
+            serde_json::from_slice(frame).map_err(|e| Error::internal(format!("message of the shim: {e}")))?;
         match message {
             ToEngine::Event(event) => {
                 let _ = heard.send(Heard::Event(event)); // nobody listens any more when the pod was removed

@@ -11,10 +11,39 @@ const SIGRTMAX: i32 = 64;
 
 /// Numbers of x86 and aarch64 (asm-generic/signal.h).
 const NAMES: [(&str, i32); 33] = [
-    ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("IOT", 6), ("BUS", 7), ("FPE", 8), ("KILL", 9),
-    ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15), ("STKFLT", 16), ("CHLD", 17),
-    ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23), ("XCPU", 24), ("XFSZ", 25),
-    ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("POLL", 29), ("PWR", 30), ("SYS", 31),
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("POLL", 29),
+    ("PWR", 30),
+    ("SYS", 31),
 ];
 
 /// The number of `15`, `TERM`, `SIGTERM`, `RTMIN+3` or `SIGRTMAX-2`, whatever the case.
@@ -44,7 +73,9 @@ mod tests {
 
     #[test]
     fn a_signal_is_known_by_number_name_and_real_time_offset() {
-        for (text, expected) in [("15", 15), ("SIGTERM", 15), ("usr1", 10), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("sigrtmin", 34)] {
+        for (text, expected) in
+            [("15", 15), ("SIGTERM", 15), ("usr1", 10), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("sigrtmin", 34)]
+        {
             assert_eq!(number(text), Some(expected), "{text}");
         }
         for text in ["", "0", "65", "-1", "TERMX", "RTMIN+31", "RTMAX+1", "RTMIN+x", "SIG"] {

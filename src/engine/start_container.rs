@@ -5,13 +5,15 @@ use super::oci;
 use super::pod::{Container, Pod, State};
 use super::shim::unexpected;
 use super::{Engine, mkdir_all};
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
+use crate::cgroup::limits::Setting;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
 use crate::state::model::ContainerConfig;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus};
 use crate::wire::{Launch, Reply, Request, Root, Stdio, UserChoice};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Engine {
@@ -28,15 +30,24 @@ impl Engine {
         if let Err(e) = &started {
             self.record_failed_start(&pod, &record, e);
         }
-        self.announce(Event::of(pod.id(), Some(id), if started.is_ok() { EventKind::Started } else { EventKind::Stopped }));
+        self.announce(Event::of(
+            pod.id(),
+            Some(id),
+            if started.is_ok() { EventKind::Started } else { EventKind::Stopped },
+        ));
         started.map_err(|(e, _)| e).context(|| format!("start container {:?}", record.config.name))
     }
 
     fn startable(&self, pod: &Pod, id: &ContainerId) -> Result<Arc<ContainerRecord>> {
         let facts = pod.facts();
-        let container = facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+        let container =
+            facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
         if container.state() != State::Created {
-            return Err(Error::precondition(format!("container {} is {:?}; only a created one can be started", id.short(), container.state())));
+            return Err(Error::precondition(format!(
+                "container {} is {:?}; only a created one can be started",
+                id.short(),
+                container.state()
+            )));
         }
         if facts.stopped || facts.sandbox.as_ref().is_none_or(|s| s.exit.is_some()) {
             return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));
@@ -47,23 +58,28 @@ impl Engine {
     async fn start(&self, pod: &Pod, record: &Arc<ContainerRecord>) -> Result<(), (Error, i32)> {
         let plain = |e: Error| (e, 0);
         let path = pod.container_cgroup(&record.id);
-        let cgroup = self.0.hierarchy.create(&path).map_err(plain)?;
+        let settings = self.settings(&record.config.resources).map_err(plain)?;
+        let cgroup = self.make_cgroup(pod, &path, &settings).map_err(plain)?;
         fault::point("engine.start_container.cgroup");
-        let started = self.limit_and_launch(pod, record, &cgroup).await;
+        let started = self.limit_and_launch(pod, record, &cgroup, &settings).await;
         if started.is_err()
-            && let Err(e) = self.0.hierarchy.remove(&path)
+            && let Err(e) = self.remove_cgroup(&path)
         {
             tracing::warn!("container {}: {e}", record.id.short());
         }
         started
     }
 
-    async fn limit_and_launch(&self, pod: &Pod, record: &Arc<ContainerRecord>, cgroup: &Cgroup) -> Result<(), (Error, i32)> {
+    async fn limit_and_launch(
+        &self,
+        pod: &Pod,
+        record: &Arc<ContainerRecord>,
+        cgroup: &Cgroup,
+        settings: &[Setting],
+    ) -> Result<(), (Error, i32)> {
         let plain = |e: Error| (e, 0);
         let id = &record.id;
-        let allow = self.0.options.allow_unenforced;
-        let settings = cgroup::limits::settings(&record.config.resources).map_err(plain)?;
-        let report = cgroup::apply(&self.0.hierarchy, cgroup, &settings, allow).map_err(plain)?;
+        let report = self.limit(cgroup, settings).map_err(plain)?;
         fault::point("engine.start_container.limits");
         pod.note(&format!("engine: limits of {} written and read back", record.config.name));
         if let Some(directory) = record.log.as_deref().and_then(std::path::Path::parent) {
@@ -71,7 +87,7 @@ impl Engine {
         }
         let launch = self.launch(pod, record);
         let shim = pod.shim().map_err(plain)?;
-        let (reply, fds) = shim.ask(Request::Start(Box::new(launch)), &[cgroup.dir()]).await.map_err(plain)?;
+        let (reply, fds) = shim.ask(Request::Start(Box::new(launch)), &[cgroup.as_fd()]).await.map_err(plain)?;
         fault::point("engine.start_container.started");
         let state = match reply {
             Reply::Started(state) => state,

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::pod::State;
-use crate::cgroup::stats::Stats;
+use crate::cgroup::stats::{Depth, Reader, Stats};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 
@@ -16,7 +16,7 @@ impl Engine {
         if pod.facts().containers.get(id).map(|c| c.state()) != Some(State::Running) {
             return Err(Error::precondition(format!("container {} does not run", id.short())));
         }
-        Stats::read(&self.0.hierarchy.open(&pod.container_cgroup(id))?)
+        self.read_stats(&pod.container_cgroup(id))
     }
 
     /// The usage of a whole pod.
@@ -24,6 +24,10 @@ impl Engine {
     /// # Errors
     /// `NotFound`, also for a pod whose cgroup is gone.
     pub fn pod_stats(&self, id: &PodId) -> Result<Stats> {
-        Stats::read(&self.0.hierarchy.open(&self.pod(id)?.record.cgroup)?)
+        self.read_stats(&self.pod(id)?.record.cgroup)
+    }
+
+    fn read_stats(&self, path: &str) -> Result<Stats> {
+        Reader::open(&self.open_cgroup(path)?, Depth::Full)?.read()
     }
 }

@@ -56,7 +56,11 @@ impl Engine {
             Ok(exit) => exit.map(Some),
             Err(_) => Err(Error::new(
                 Kind::DeadlineExceeded,
-                format!("container {} has not died of SIGKILL within {} s; a process of it hangs in the kernel", id.short(), KILL_WAIT.as_secs()),
+                format!(
+                    "container {} has not died of SIGKILL within {} s; a process of it hangs in the kernel",
+                    id.short(),
+                    KILL_WAIT.as_secs()
+                ),
             )),
         }
     }
@@ -105,7 +109,7 @@ impl Engine {
         fault::point("engine.stop_pod.containers");
         match pod.shim() {
             Ok(shim) => left.extend(tolerate_gone(shim.done(Request::StopSandbox, &[]).await).err()),
-            Err(_) => left.extend(self.0.hierarchy.remove(&pod.sandbox_cgroup()).err()),
+            Err(_) => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
         }
         fault::point("engine.stop_pod.sandbox");
         if let Some(e) = Error::collect(left) {

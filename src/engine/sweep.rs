@@ -22,12 +22,13 @@ use std::path::Path;
 pub fn main(args: &[OsString]) -> Result<u8> {
     let words: Vec<&str> = args.iter().map(|a| a.to_str().unwrap_or_default()).collect();
     let [_, _, instance, "--root", root, "--state", state] = words[..] else {
-        return Err(Error::invalid("usage: podwright sweep INSTANCE --root DIR --state DIR (podwright runs this itself)"));
+        return Err(Error::invalid(
+            "usage: podwright sweep INSTANCE --root DIR --state DIR (podwright runs this itself)",
+        ));
     };
     let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
     let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").unwrap_or_else(|_| DEFAULT_CGROUP_ROOT.to_owned());
-    let options =
-        Options { paths, cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let options = Options { paths, cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)
 }
@@ -120,7 +121,7 @@ pub async fn sweep(options: Options) -> Result<()> {
     let Some(lock) = wait_for_lock(&paths).await? else { return Ok(()) };
     let engine = Engine::open(options)?;
     // The process that sweeps may be the shim itself, in the cgroup that is to go.
-    engine.0.hierarchy.leave(&engine.shims_cgroup())?;
+    engine.leave_shims()?;
     let mut left = engine.recover().await?;
     for name in list(&paths.pods())? {
         let Ok(id) = name.parse::<PodId>() else { continue };

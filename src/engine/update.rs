@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::pod::State;
-use crate::cgroup;
+use crate::cgroup::apply;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
@@ -20,11 +20,14 @@ impl Engine {
         let _one_at_a_time = pod.verb.lock().await;
         let state = pod.facts().containers.get(id).map(|c| c.state());
         if state != Some(State::Running) {
-            return Err(Error::precondition(format!("container {} does not run; its limits cannot be changed", id.short())));
+            return Err(Error::precondition(format!(
+                "container {} does not run; its limits cannot be changed",
+                id.short()
+            )));
         }
-        let settings = cgroup::limits::settings(&resources)?;
-        let group = self.0.hierarchy.open(&pod.container_cgroup(id))?;
-        let report = cgroup::update(&self.0.hierarchy, &group, &settings, self.0.options.allow_unenforced)
+        let settings = self.settings(&resources)?;
+        let group = self.open_cgroup(&pod.container_cgroup(id))?;
+        let report = apply::update(self.hierarchy(), &group, &settings, self.0.options.allow_unenforced)
             .context(|| format!("update container {}", id.short()))?;
         fault::point("engine.update_container.limits");
         record::write(&self.paths().resources_record(pod.id(), id), &ResourcesRecord { resources }, Durability::Boot)?;

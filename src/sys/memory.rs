@@ -20,6 +20,9 @@ pub fn malloc_trim() {
 mod tests {
     #[test]
     fn the_first_of_several_is_found_and_none_in_none() {
-        assert_eq!((super::memchr(b'b', b"abb"), super::memchr(b'c', b"abb"), super::memchr(0, b"")), (Some(1), None, None));
+        assert_eq!(
+            (super::memchr(b'b', b"abb"), super::memchr(b'c', b"abb"), super::memchr(0, b"")),
+            (Some(1), None, None)
+        );
     }
 }

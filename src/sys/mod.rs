@@ -3,6 +3,7 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+pub mod async_fd;
 mod device;
 pub mod epoll;
 mod errno;
