@@ -1,9 +1,8 @@
 //! `PodConfig` + `ContainerConfig` + the image's config -> OCI runtime spec. Pure.
 //!
 //! The spec is the contract between deciding and doing: it is stored, shown by `inspect` and `--dry-run`, compared by
-//! `verify`, executed by the built-in launcher and can be given to any other OCI runtime. Two things in it are podwright's
-//! own, because the pod has no mount on the host: the source `podwright:shm` of the pod's shared memory, and a root path
-//! that exists only inside the pod's mount namespace.
+//! `verify`, executed by the built-in launcher and can be given to any other OCI runtime. Its root path exists
+//! only inside the pod's mount namespace, for the pod has no mount on the host.
 
 use super::signal;
 use crate::error::{Error, Result};
@@ -12,9 +11,6 @@ use crate::state::model::{ContainerConfig, Mount, NamespaceMode, PodConfig, Prop
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// The source of the mount of the pod's own /dev/shm.
-pub const POD_SHM: &str = "podwright:shm";
 
 /// What is looked up for containers that set no PATH (the same as in containerd, CRI-O and podman).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -183,7 +179,7 @@ pub fn spec(
             "noNewPrivileges": security.no_new_privs && !security.privileged,
             "oomScoreAdj": container.resources.oom_score_adj,
         },
-        "mounts": mounts(pod, container, host)?,
+        "mounts": mounts(container, host)?,
         "annotations": annotations(pod, container, id),
         "linux": linux,
     }))
@@ -355,7 +351,7 @@ fn device_rules(privileged: bool, devices: &[(String, char, u32, u32, u32)]) -> 
 }
 
 /// The mounts every container has, without those that the container replaces by its own; then its own, by depth.
-fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
+fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
     if container.mounts.len() > MAX_MOUNTS {
         return Err(Error::invalid(format!(
             "container {:?} has {} mounts; at most {MAX_MOUNTS}",
@@ -366,7 +362,6 @@ fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Res
     let own = container.mounts.iter().map(|m| own_mount(container, m)).collect::<Result<Vec<_>>>()?;
     let privileged = container.security.privileged;
     let access = if privileged { "rw" } else { "ro" };
-    let shm = if pod.namespaces.ipc == NamespaceMode::Node { "/dev/shm" } else { POD_SHM };
     let mut all = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
@@ -374,7 +369,8 @@ fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Res
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access]}),
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
-        json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]}),
+        // The launcher mounts the pod's own (or the host's) there: one tmpfs for all containers of the pod.
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777"]}),
     ];
     for (path, file) in &host.etc {
         let access = if container.security.readonly_rootfs { "ro" } else { "rw" };
