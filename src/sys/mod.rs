@@ -5,10 +5,12 @@
 
 mod errno;
 pub mod fs;
+mod param;
 pub mod poll;
 mod process;
 mod random;
 
 pub use errno::errno_name;
+pub use param::page_bytes;
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
