@@ -122,7 +122,8 @@ impl Hierarchy {
     }
 
     /// Makes the cgroup and what is missing above it, and enables `controllers` for it, from the top down. What exists is kept,
-    /// so this may be repeated and done by several processes at once.
+    /// so this may be done by several processes at once, and be repeated to enable another controller for a cgroup that is in use
+    /// (a resize that is the first to ask for a cpuset).
     ///
     /// Only `owned` and cgroups in it, those made here, and the one that the first of these is in, are told to pass
     /// controllers on: cgroups above belong to somebody else (a kubelet's tree, systemd's). That a controller could not be

@@ -33,3 +33,10 @@ pub mod tree;
 pub use hierarchy::{Controllers, Hierarchy};
 pub use path::CgroupPath;
 pub use tree::Cgroup;
+
+/// The controllers a container's cgroup is made with: those its limits need, and those that statistics come from.
+pub fn controllers_for(settings: &[limits::Setting]) -> Controllers {
+    let mut controllers = limits::controllers(settings);
+    controllers.extend(stats::CONTROLLERS.map(str::to_owned));
+    controllers
+}

@@ -11,7 +11,8 @@
 //! | risen                | not risen       | not risen       | the node, or a cgroup above the pod |
 //!
 //! "Risen" is against a reading made before the process started: the pod's count is that of all its containers, past ones too. Two
-//! limits that ran out in one container's life cannot be told apart; the container's own is then named.
+//! limits that ran out in one container's life cannot be told apart; the container's own is then named. "Above the pod" is not
+//! asked further: those cgroups are the kubelet's, and what they are short of is the node's.
 
 use super::tree::{MAX_FILE_BYTES, is_gone, read_text};
 use crate::state::record::Oom;
