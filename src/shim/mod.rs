@@ -1,1 +1,3 @@
+pub mod connection;
 pub mod log;
+pub mod machine;

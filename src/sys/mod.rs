@@ -5,6 +5,7 @@
 
 pub mod epoll;
 mod errno;
+pub mod fs;
 mod memory;
 pub mod mmap;
 mod process;
