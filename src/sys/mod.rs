@@ -3,9 +3,20 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+pub mod capability;
+pub mod clone;
+pub mod credentials;
 mod errno;
+pub mod exec;
+pub mod mount;
+pub mod ns;
+pub mod openat2;
+pub mod pidfd;
+pub mod prctl;
 mod process;
+pub mod pty;
 mod random;
+pub mod rlimit;
 
 pub use errno::errno_name;
 pub use process::{append_line, kill_self, start_time};
