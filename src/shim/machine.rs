@@ -276,6 +276,16 @@ impl Machine {
         self.containers.get(container).is_some_and(|c| matches!(c.phase, Phase::Running { .. }))
     }
 
+    /// Who a container runs as.
+    ///
+    /// # Errors
+    /// `NotFound` for one that was never started.
+    pub fn user_of(&self, container: &ContainerId) -> Result<&crate::state::record::User> {
+        let state = self.containers.get(container).and_then(|c| c.state.as_ref());
+        let state = state.ok_or_else(|| Error::not_found(format!("this pod runs no container {}", container.short())))?;
+        Ok(&state.process.user)
+    }
+
     /// Containers whose end was not told yet.
     fn live(&self) -> impl Iterator<Item = &ContainerId> {
         let live = |c: &Container| matches!(c.phase, Phase::Running { .. } | Phase::Ending { .. });

@@ -3,13 +3,25 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+pub mod capability;
+pub mod clone;
+pub mod credentials;
 pub mod epoll;
 mod errno;
+pub mod exec;
 pub mod fs;
 mod memory;
 pub mod mmap;
+pub mod mount;
+pub mod ns;
+pub mod openat2;
+pub mod pidfd;
+pub mod prctl;
 mod process;
+pub mod pty;
 mod random;
+pub mod rlimit;
+pub mod session;
 pub mod signalfd;
 pub mod socket;
 pub mod wait;
