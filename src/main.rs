@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Picks the role before any thread or runtime exists, and turns its result into an exit code. Nothing else is decided here.
 //!
 //! The other roles come before clap: the shim lives as long as its pod, and what it never touches is never in its memory.
@@ -44,3 +45,24 @@ fn role(args: &[OsString]) -> String {
     let word = |n: usize| args.get(n).map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
     if word(0).ends_with(SHIM_NAME) { "shim".to_owned() } else { word(1) }
 }
+=======
+//! argv -> role, before any thread exists. What the roles do is in the library.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let result = match args.next().as_deref().and_then(|role| role.to_str()) {
+        Some("shim") => podwright::shim::ShimArgs::parse(args).and_then(|args| podwright::shim::run(&args)),
+        _ => Err(podwright::error::Error::unsupported("this role is not written yet")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "podwright: {e}"); // whoever would read it may be gone
+            ExitCode::FAILURE
+        }
+    }
+}
+>>>>>>> shim

@@ -4,18 +4,30 @@
 #![allow(unsafe_code)]
 
 pub mod async_fd;
+pub mod capability;
+pub mod clone;
+pub mod credentials;
 mod device;
 pub mod epoll;
 mod errno;
+pub mod exec;
 pub mod fs;
 pub mod inotify;
 pub mod memfd;
 mod memory;
 pub mod mmap;
+pub mod mount;
+pub mod ns;
+pub mod openat2;
 mod param;
+pub mod pidfd;
 pub mod poll;
+pub mod prctl;
 mod process;
+pub mod pty;
 mod random;
+pub mod rlimit;
+pub mod session;
 pub mod signalfd;
 pub mod socket;
 pub mod wait;

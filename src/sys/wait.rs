@@ -56,6 +56,11 @@ pub fn ended_child() -> io::Result<Option<u32>> {
     }
 }
 
+/// Whether this process has children, running or to be reaped.
+pub fn has_children() -> bool {
+    !waitid(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT).is_err_and(|e| e.raw_os_error() == Some(libc::ECHILD))
+}
+
 /// Reaps the child `pid`, which [`ended_child`] has shown: until then the pid cannot be another's.
 ///
 /// # Errors
