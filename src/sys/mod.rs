@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod errno;
+pub mod probe;
 mod process;
 mod random;
 
