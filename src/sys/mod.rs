@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 mod errno;
-pub mod probe;
 mod process;
+pub mod probe;
 mod random;
 
 pub use errno::errno_name;
