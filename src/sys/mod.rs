@@ -23,6 +23,7 @@ mod param;
 pub mod pidfd;
 pub mod poll;
 pub mod prctl;
+pub mod probe;
 mod process;
 pub mod pty;
 mod random;
