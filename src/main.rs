@@ -1,8 +1,9 @@
-<<<<<<< HEAD
 //! Picks the role before any thread or runtime exists, and turns its result into an exit code. Nothing else is decided here.
 //!
 //! The other roles come before clap: the shim lives as long as its pod, and what it never touches is never in its memory.
 
+use podwright::engine;
+use podwright::shim::{self, ShimArgs};
 use podwright::cli;
 use podwright::error::{Error, Result};
 use std::ffi::OsString;
@@ -28,9 +29,9 @@ fn main() -> ExitCode {
 /// One line a role: what it is called, and where it lives.
 fn play(args: Vec<OsString>) -> Result<u8> {
     match role(&args).as_str() {
-        "shim" => absent("shim"),     // podwright::shim::run
+        "shim" => ShimArgs::parse(args.into_iter().skip(2)).and_then(|args| shim::run(&args)).map(|()| 0),
         "unpack" => absent("unpack"), // podwright::image::unpack::run
-        "sweep" => absent("sweep"),   // podwright::engine::sweep
+        "sweep" => engine::sweep::main(&args),
         _ => cli::run(args),
     }
 }
@@ -45,24 +46,3 @@ fn role(args: &[OsString]) -> String {
     let word = |n: usize| args.get(n).map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
     if word(0).ends_with(SHIM_NAME) { "shim".to_owned() } else { word(1) }
 }
-=======
-//! argv -> role, before any thread exists. What the roles do is in the library.
-
-use std::io::Write;
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    let result = match args.next().as_deref().and_then(|role| role.to_str()) {
-        Some("shim") => podwright::shim::ShimArgs::parse(args).and_then(|args| podwright::shim::run(&args)),
-        _ => Err(podwright::error::Error::unsupported("this role is not written yet")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "podwright: {e}"); // whoever would read it may be gone
-            ExitCode::FAILURE
-        }
-    }
-}
->>>>>>> shim

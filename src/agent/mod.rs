@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-pub mod logs;
-=======
 //! The pod agent: Pod manifests, with no API server.
 pub mod problem;
 pub mod yaml;
@@ -17,4 +14,4 @@ mod decode_security;
 mod decode_volume;
 pub mod manifest;
 mod validate;
->>>>>>> agent
+pub mod logs;

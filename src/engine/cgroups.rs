@@ -41,7 +41,7 @@ impl Engine {
 
     /// What of `resources` is to be written, checked.
     pub(super) fn settings(&self, resources: &Resources) -> Result<Vec<Setting>> {
-        limits::settings(resources, sys::fs::page_bytes())
+        limits::settings(resources, sys::page_bytes())
     }
 
     /// Writes and verifies.

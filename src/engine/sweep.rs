@@ -15,15 +15,15 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The role `podwright sweep INSTANCE --root DIR --state DIR`, which a shim of a dead `run` turns into.
+/// The role `podwright sweep INSTANCE --state DIR --root DIR`, which a shim of a dead `run` turns into.
 ///
 /// # Errors
 /// As [`sweep`], and `InvalidArgument` for another command line.
 pub fn main(args: &[OsString]) -> Result<u8> {
     let words: Vec<&str> = args.iter().map(|a| a.to_str().unwrap_or_default()).collect();
-    let [_, _, instance, "--root", root, "--state", state] = words[..] else {
+    let [_, _, instance, "--state", state, "--root", root] = words[..] else {
         return Err(Error::invalid(
-            "usage: podwright sweep INSTANCE --root DIR --state DIR (podwright runs this itself)",
+            "usage: podwright sweep INSTANCE --state DIR --root DIR (podwright runs this itself)",
         ));
     };
     let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
