@@ -15,3 +15,6 @@ mod decode_volume;
 pub mod manifest;
 mod validate;
 pub mod logs;
+mod message;
+pub mod runner;
+mod volume_files;

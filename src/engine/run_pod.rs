@@ -99,21 +99,28 @@ impl Engine {
     /// # Errors
     /// `InvalidArgument` and `Unsupported` before anything was made; otherwise what failed, with everything taken back.
     pub async fn run_pod(&self, config: PodConfig) -> Result<PodId> {
+        let id = PodId::random();
+        self.run_pod_as(id.clone(), config).await.map(|()| id)
+    }
+
+    /// The same with an id that the caller chose, because its paths are named in volumes and logs already.
+    ///
+    /// # Errors
+    /// As [`Engine::run_pod`].
+    pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
         check(&config)?;
         let mut undo = Undo::default();
-        match self.make_pod(config, &mut undo).await {
-            Ok(pod) => {
-                let id = pod.id().clone();
+        match self.make_pod(id.clone(), config, &mut undo).await {
+            Ok(_) => {
                 self.announce(Event::of(&id, None, EventKind::Created));
                 self.announce(Event::of(&id, None, EventKind::Started));
-                Ok(id)
+                Ok(())
             }
             Err(e) => Err(undo.unwind(e).await.context("run pod")),
         }
     }
 
-    async fn make_pod(&self, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
-        let id = PodId::random();
+    async fn make_pod(&self, id: PodId, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
         let cgroup = match &config.cgroup {
             PodCgroup::Default => format!("{}/pods/{id}", self.0.options.cgroup_root),
             PodCgroup::Given(parent) => parent.clone(),
