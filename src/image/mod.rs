@@ -14,8 +14,8 @@
 pub mod reference;
 pub mod oci;
 pub mod tarball;
-//pub mod unpack;
-//pub mod store;
-//pub mod gc;
-//pub mod archive;
-//pub mod import;
+pub mod unpack;
+pub mod store;
+pub mod gc;
+pub mod archive;
+pub mod import;
