@@ -2,10 +2,10 @@
 //!
 //! The other roles come before clap: the shim lives as long as its pod, and what it never touches is never in its memory.
 
-use podwright::engine;
+use podwright::error::Result;
+use podwright::image::unpack;
 use podwright::shim::{self, ShimArgs};
-use podwright::cli;
-use podwright::error::{Error, Result};
+use podwright::{cli, engine};
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ const OWN_FAILURE: u8 = 125;
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match play(args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "podwright: {e}"); // nobody is left to tell
             ExitCode::from(OWN_FAILURE)
@@ -27,18 +27,14 @@ fn main() -> ExitCode {
 }
 
 /// One line a role: what it is called, and where it lives.
-fn play(args: Vec<OsString>) -> Result<u8> {
-    match role(&args).as_str() {
+fn play(args: Vec<OsString>) -> Result<ExitCode> {
+    let code = match role(&args).as_str() {
         "shim" => ShimArgs::parse(args.into_iter().skip(2)).and_then(|args| shim::run(&args)).map(|()| 0),
-        "unpack" => absent("unpack"), // podwright::image::unpack::run
+        "unpack" => return Ok(unpack::worker::main(&args.get(2).map(|job| job.to_string_lossy()).unwrap_or_default())),
         "sweep" => engine::sweep::main(&args),
         _ => cli::run(args),
-    }
-}
-
-/// A role whose module is not in this build.
-fn absent(role: &str) -> Result<u8> {
-    Err(Error::unsupported(format!("this build has no role {role}")))
+    };
+    code.map(ExitCode::from)
 }
 
 /// The first argument, or `shim` for a program that was started under the shim's name.

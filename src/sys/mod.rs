@@ -4,14 +4,18 @@
 #![allow(unsafe_code)]
 
 pub mod async_fd;
+pub mod at;
 pub mod capability;
 pub mod clone;
+pub mod confine;
 pub mod credentials;
 mod device;
 pub mod epoll;
 mod errno;
 pub mod exec;
+mod flock;
 pub mod fs;
+mod inherit;
 pub mod inotify;
 pub mod memfd;
 mod memory;
@@ -32,10 +36,15 @@ pub mod session;
 pub mod signalfd;
 pub mod socket;
 pub mod wait;
+mod xattr;
 
 pub use device::{Device, device};
 pub use errno::errno_name;
+pub use flock::{flock, try_flock};
+pub use inherit::inherit_fd;
 pub use memory::{malloc_trim, memchr};
+pub use openat2::{OFlags, ResolveFlags, openat2};
 pub use param::page_bytes;
 pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
+pub use xattr::{fgetxattr, fsetxattr};
