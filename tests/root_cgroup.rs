@@ -103,7 +103,7 @@ fn a_limit_that_is_not_enforced_is_a_warning_where_that_is_allowed() {
     let report = apply::apply(&area.host, &cgroup, &memory_128mi(), true).expect("allowed");
     assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
     assert!(report.warnings[0].contains("memory.max"), "{:?}", report.warnings);
-    assert!(report.rows.iter().all(|row| row.kernel.is_none() && row.effective.is_none()));
+    assert!(report.rows.iter().all(|row| row.kernel.is_none() && row.effective.is_none() && !row.holds));
     assert_eq!(report.rows[0].written, "134217728");
     let report = apply::update(&area.host, &cgroup, &memory_128mi(), true).expect("allowed");
     assert_eq!(report.rows.len(), 2);

@@ -10,11 +10,11 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies::V2;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use podwright::cgroup::apply::{Report, Row, apply, update, verify};
+use podwright::cgroup::apply::{apply, update, verify};
 use podwright::cgroup::compare::Compare;
 use podwright::cgroup::limits::{DEFAULT_PERIOD_US, Setting, quota_us, settings, shares};
 use podwright::cgroup::stats::{Depth, Reader};
-use podwright::cgroup::{Cgroup, CgroupPath, oom};
+use podwright::cgroup::{Cgroup, CgroupPath, Report, Row, oom};
 use podwright::error::Kind;
 use podwright::state::model::Resources;
 use podwright::state::record::Oom;
@@ -97,8 +97,22 @@ fn limits_are_accepted_and_shown_as_the_kernel_rounds_them() {
         let report = apply(&area.host, &cgroup, &list, false).expect(file);
         assert_eq!(shown(&report, file), expected);
         assert_eq!(report.warnings, Vec::<String>::new());
-        assert_eq!(verify(&area.host, &cgroup, &list, false).expect("still so"), report);
+        assert_eq!(verify(&area.host, &cgroup, &list).expect("still so"), report);
+        assert!(report.rows.iter().all(|row| row.holds), "{report:?}");
     }
+}
+
+#[test]
+fn a_limit_that_somebody_changed_since_no_longer_holds() {
+    let area = area();
+    let cgroup = area.create("c", &ALL);
+    let list = of(Resources { pids_limit: 64, ..memory(64 * MIB) });
+    apply(&area.host, &cgroup, &list, false).expect("apply");
+    cgroup.write("memory.max", "max").expect("write");
+    let report = verify(&area.host, &cgroup, &list).expect("verify");
+    let holds: Vec<_> = report.rows.iter().filter(|row| row.holds).map(|row| &*row.file).collect();
+    assert_eq!(holds, ["memory.swap.max", "pids.max"]);
+    assert_eq!(row(&report, "memory.max").kernel.as_deref(), Some("max"));
 }
 
 #[test]

@@ -6,34 +6,10 @@
 use super::compare::{Compare, map};
 use super::hierarchy::Hierarchy;
 use super::limits::{Setting, quantity};
-use super::path::CgroupPath;
+use super::report::{Draft, Report, gone};
 use super::tree::{Cgroup, is_gone};
 use crate::error::{Context, Error, Kind, Result, describe_io};
-use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
 use std::io;
-
-/// What became of each setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    pub cgroup: CgroupPath,
-    pub rows: Vec<Row>,
-    /// Limits that are not enforced, a sentence each; empty unless that was allowed.
-    pub warnings: Vec<String>,
-}
-
-/// One file of the cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
-    pub file: String,
-    /// As people write it.
-    pub asked: String,
-    pub written: String,
-    /// As the kernel shows it; `None`: the file is missing, the limit is not enforced.
-    pub kernel: Option<String>,
-    /// What really holds: the minimum over this cgroup and those above it.
-    pub effective: Option<String>,
-}
 
 /// Writes `settings` to a new cgroup and verifies each.
 ///
@@ -43,31 +19,23 @@ pub struct Row {
 /// * `NotFound`: the cgroup is gone
 /// * `Internal`
 pub fn apply(host: &Hierarchy, cgroup: &Cgroup, settings: &[Setting], allow_unenforced: bool) -> Result<Report> {
-    let mut report = Report::new(cgroup);
+    let mut draft = Draft::new(host, cgroup, allow_unenforced);
     for setting in settings {
-        match write_and_read(cgroup, setting)? {
-            Some(kernel) => report.push(setting, kernel),
-            None => report.not_enforced(host, cgroup, setting, allow_unenforced)?,
-        }
+        draft.add(setting, write_and_read(cgroup, setting)?)?;
     }
-    report.fill_effective(host, cgroup)?;
-    Ok(report)
+    draft.finish()
 }
 
-/// Compares a live cgroup with `settings`, writing nothing.
+/// Compares a live cgroup with `settings`, writing nothing. A difference is no error but a row that does not hold.
 ///
 /// # Errors
-/// As [`apply`]; a value that somebody changed since is `InvalidArgument`.
-pub fn verify(host: &Hierarchy, cgroup: &Cgroup, settings: &[Setting], allow_unenforced: bool) -> Result<Report> {
-    let mut report = Report::new(cgroup);
+/// `NotFound`: the cgroup is gone; `InvalidArgument`: nothing of a cpuset is in effect; `Internal`.
+pub fn verify(host: &Hierarchy, cgroup: &Cgroup, settings: &[Setting]) -> Result<Report> {
+    let mut draft = Draft::new(host, cgroup, true);
     for setting in settings {
-        match read_and_compare(cgroup, setting)? {
-            Some(kernel) => report.push(setting, kernel),
-            None => report.not_enforced(host, cgroup, setting, allow_unenforced)?,
-        }
+        draft.add(setting, read(cgroup, setting)?)?;
     }
-    report.fill_effective(host, cgroup)?;
-    Ok(report)
+    draft.finish()
 }
 
 /// Resizes a live cgroup: all of `settings`, or none. What already holds is not written again. When one fails, those written
@@ -79,158 +47,24 @@ pub fn update(host: &Hierarchy, cgroup: &Cgroup, settings: &[Setting], allow_une
     for setting in settings.iter().filter(|s| s.file == "memory.max") {
         check_working_set(cgroup, setting)?;
     }
-    let mut report = Report::new(cgroup);
+    let mut draft = Draft::new(host, cgroup, allow_unenforced);
     let mut undo: Vec<(&Setting, String)> = Vec::new();
     let done = settings.iter().try_for_each(|setting| {
-        let before = match cgroup.read(&setting.file) {
-            Err(e) if is_gone(&e) => return report.not_enforced(host, cgroup, setting, allow_unenforced),
-            text => text.context(|| format!("read {} of {}", setting.file, cgroup.path()))?,
-        };
+        let Some(before) = read(cgroup, setting)? else { return draft.add(setting, None) };
         if setting.compare.holds(&setting.value, &before) {
-            report.push(setting, before);
-            return Ok(());
+            return draft.add(setting, Some(before));
         }
         undo.push((setting, before));
-        match write_and_read(cgroup, setting)? {
-            Some(kernel) => report.push(setting, kernel),
-            None => report.not_enforced(host, cgroup, setting, allow_unenforced)?,
-        }
-        Ok(())
+        draft.add(setting, write_and_read(cgroup, setting)?)
     });
-    match done.and_then(|()| report.fill_effective(host, cgroup)) {
-        Ok(()) => Ok(report),
+    match done.and_then(|()| draft.finish()) {
+        Ok(report) => Ok(report),
         Err(first) => {
             let kind = first.kind();
             let failed = undo.iter().rev().filter_map(|(setting, before)| restore(cgroup, setting, before).err());
             let errors: Vec<Error> = std::iter::once(first).chain(failed).collect();
             Err(Error::collect(errors).unwrap_or_else(|| Error::internal("resize")).with_kind(kind))
         }
-    }
-}
-
-impl Report {
-    fn new(cgroup: &Cgroup) -> Self {
-        Report { cgroup: cgroup.path().clone(), rows: Vec::new(), warnings: Vec::new() }
-    }
-
-    fn push(&mut self, setting: &Setting, kernel: String) {
-        self.add(setting, Some(kernel.trim().replace('\n', "; ")));
-    }
-
-    fn add(&mut self, setting: &Setting, kernel: Option<String>) {
-        self.rows.push(Row {
-            file: setting.file.clone(),
-            asked: setting.asked.clone(),
-            written: setting.value.replace('\n', "; "),
-            kernel,
-            effective: None,
-        });
-    }
-
-    /// The file is missing: refused, or a warning.
-    fn not_enforced(
-        &mut self,
-        host: &Hierarchy,
-        cgroup: &Cgroup,
-        setting: &Setting,
-        allow_unenforced: bool,
-    ) -> Result<()> {
-        if cgroup.is_gone() {
-            return Err(gone(cgroup));
-        }
-        let reason = match host.why_missing(cgroup.path(), setting.controller())? {
-            Some(missing) => format!("{}; {}", missing.why, missing.remedy),
-            None if swap_is_moot(setting) => {
-                self.add(setting, None);
-                self.warnings.push(format!(
-                    "memory.swap.max of {}: this kernel does not count swap; there is none now, and none may be added",
-                    cgroup.path()
-                ));
-                return Ok(());
-            }
-            None => format!("this kernel has no file {}; leave the limit out", setting.file),
-        };
-        let text = format!("{} {} of {} cannot be enforced: {reason}", setting.file, setting.asked, cgroup.path());
-        if !allow_unenforced {
-            return Err(Error::unsupported(format!("{text} (or allow it with --allow-unenforced-limits)")));
-        }
-        self.add(setting, None);
-        self.warnings.push(text);
-        Ok(())
-    }
-
-    fn fill_effective(&mut self, host: &Hierarchy, cgroup: &Cgroup) -> Result<()> {
-        let mut above = None;
-        for row in &mut self.rows {
-            let Some(kernel) = &row.kernel else { continue };
-            if let "cpuset.cpus" | "cpuset.mems" = row.file.as_str() {
-                row.effective = Some(effective_set(cgroup, row)?);
-                continue;
-            }
-            let Some(order) = order_of(&row.file) else {
-                row.effective = row.kernel.clone();
-                continue;
-            };
-            let chain = match &above {
-                Some(chain) => chain,
-                None => above.insert(host.chain(cgroup.path())?),
-            };
-            let mut least = kernel.clone();
-            for value in chain.iter().filter_map(|c| c.read(&row.file).ok()) {
-                if order(value.trim(), &least) == Ordering::Less {
-                    value.trim().clone_into(&mut least);
-                }
-            }
-            row.effective = Some(least);
-        }
-        Ok(())
-    }
-}
-
-/// A cpuset holds if what is in effect lies within it: when nothing of it is left the kernel silently takes the parent's.
-fn effective_set(cgroup: &Cgroup, row: &Row) -> Result<String> {
-    let file = format!("{}.effective", row.file);
-    let text = cgroup.read(&file).context(|| format!("read {file} of {}", cgroup.path()))?;
-    let text = text.trim().to_owned();
-    let (asked, effective) = (super::compare::set(&row.written), super::compare::set(&text));
-    match (asked, effective) {
-        (Some(asked), Some(effective)) if asked.is_empty() || effective.is_subset(&asked) => Ok(text),
-        _ => Err(Error::invalid(format!(
-            "{} {} of {}: the cgroups above it leave none of these, and {text} is in effect; ask for some of {text}",
-            row.file,
-            row.asked,
-            cgroup.path()
-        ))),
-    }
-}
-
-/// How values of a file are ordered where the least above a cgroup holds for it as well.
-fn order_of(file: &str) -> Option<fn(&str, &str) -> Ordering> {
-    match file {
-        "cpu.max" => Some(order_of_cpu_max),
-        "memory.max" | "memory.high" | "memory.swap.max" | "memory.zswap.max" | "pids.max" => Some(order_of_number),
-        huge if huge.starts_with("hugetlb.") => Some(order_of_number),
-        _ => None,
-    }
-}
-
-/// `max` is above every number.
-fn order_of_number(a: &str, b: &str) -> Ordering {
-    let number = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
-    number(a).cmp(&number(b))
-}
-
-/// By the share of a cpu, quota over period.
-fn order_of_cpu_max(a: &str, b: &str) -> Ordering {
-    let ratio = |text: &str| {
-        let (quota, period) = text.split_once(' ')?;
-        Some((quota.parse::<u128>().ok()?, period.parse::<u128>().ok()?))
-    };
-    match (ratio(a), ratio(b)) {
-        (Some((qa, pa)), Some((qb, pb))) => (qa * pb).cmp(&(qb * pa)),
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => Ordering::Equal,
     }
 }
 
@@ -247,22 +81,26 @@ fn write_and_read(cgroup: &Cgroup, setting: &Setting) -> Result<Option<String>> 
 }
 
 fn read_and_compare(cgroup: &Cgroup, setting: &Setting) -> Result<Option<String>> {
-    let kernel = match cgroup.read(&setting.file) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(refused(cgroup, setting, &e)),
-        Ok(text) => text,
-    };
-    if setting.compare.holds(&setting.value, &kernel) {
-        return Ok(Some(kernel));
+    match read(cgroup, setting)? {
+        Some(kernel) if !setting.compare.holds(&setting.value, &kernel) => Err(Error::invalid(format!(
+            "{} of {}: asked for {}, wrote {:?}, but the kernel shows {:?}",
+            setting.file,
+            cgroup.path(),
+            setting.asked,
+            setting.value,
+            kernel.trim()
+        ))),
+        shown => Ok(shown),
     }
-    Err(Error::invalid(format!(
-        "{} of {}: asked for {}, wrote {:?}, but the kernel shows {:?}",
-        setting.file,
-        cgroup.path(),
-        setting.asked,
-        setting.value,
-        kernel.trim()
-    )))
+}
+
+/// What the kernel shows; `None` when the file is missing.
+fn read(cgroup: &Cgroup, setting: &Setting) -> Result<Option<String>> {
+    match cgroup.read(&setting.file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(refused(cgroup, setting, &e)),
+        Ok(text) => Ok(Some(text)),
+    }
 }
 
 fn refused(cgroup: &Cgroup, setting: &Setting, e: &io::Error) -> Error {
@@ -283,16 +121,6 @@ fn refused(cgroup: &Cgroup, setting: &Setting, e: &io::Error) -> Error {
         "EBUSY" | "ENOSPC" => Error::precondition(text),
         _ => Error::internal(text),
     }
-}
-
-fn gone(cgroup: &Cgroup) -> Error {
-    Error::not_found(format!("cgroup {} is gone", cgroup.path()))
-}
-
-/// No swap, or as much as one likes, on a kernel that does not count swap and has none.
-fn swap_is_moot(setting: &Setting) -> bool {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default(); // absent: a kernel without swap
-    setting.file == "memory.swap.max" && matches!(setting.value.as_str(), "0" | "max") && swaps.lines().count() <= 1
 }
 
 /// Refuses a memory.max that the kernel could only reach by killing: what is in use and is not a cache that nobody touched.
@@ -345,28 +173,6 @@ fn undo_lines(file: &str, written: &str, before: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_limits_are_ordered_by_quota_over_period() {
-        for (a, b, expected) in [
-            ("50000 100000", "100000 100000", Ordering::Less),
-            ("50000 100000", "25000 50000", Ordering::Equal),
-            ("max 100000", "1000 1000000", Ordering::Greater),
-            ("1000 1000000", "max 100000", Ordering::Less),
-            ("max 100000", "max 50000", Ordering::Equal),
-        ] {
-            assert_eq!(order_of_cpu_max(a, b), expected, "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn the_least_number_holds_and_max_is_no_limit() {
-        let order = order_of("memory.max").expect("ordered");
-        assert_eq!(order("4096", "max"), Ordering::Less);
-        assert_eq!(order("max", "max"), Ordering::Equal);
-        assert_eq!(order("9", "10"), Ordering::Less);
-        assert!(order_of("cpu.weight").is_none(), "weights mean something among siblings only");
-    }
 
     #[test]
     fn a_file_of_lines_is_undone_line_by_line() {

@@ -5,6 +5,7 @@
 //! * `tree`       one cgroup as a directory descriptor: kill, wait, remove
 //! * `limits`     what was asked for, as files and values (pure)
 //! * `compare`    whether what the kernel shows is what was written (pure)
+//! * `report`     asked, written, kernel, effective; limits that are not enforced
 //! * `apply`      write, read back, compare; in-place resize
 //! * `stats`      usage, throttling, pressure
 //! * `oom`        whose memory ran out
@@ -27,11 +28,13 @@ pub mod hierarchy;
 pub mod limits;
 pub mod oom;
 pub mod path;
+pub mod report;
 pub mod stats;
 pub mod tree;
 
 pub use hierarchy::{Controllers, Hierarchy};
 pub use path::CgroupPath;
+pub use report::{Report, Row};
 pub use tree::Cgroup;
 
 /// The controllers a container's cgroup is made with: those its limits need, and those that statistics come from.
