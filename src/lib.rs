@@ -21,3 +21,4 @@ pub mod sys;
 pub mod fault;
 pub mod state;
 pub mod wire;
+pub mod launch;

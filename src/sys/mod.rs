@@ -6,7 +6,12 @@
 mod errno;
 mod process;
 mod random;
+mod seccomp;
 
 pub use errno::errno_name;
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
+pub use seccomp::{
+    SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,
+    install as install_seccomp,
+};
