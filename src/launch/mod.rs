@@ -12,18 +12,22 @@
 //! Cgroups are made elsewhere ([`crate::cgroup`]); here a directory fd is cloned into. What a container may be asked to be is
 //! decided in `engine`; what cannot be honoured here is refused by field, never ignored.
 
+pub mod exec;
+pub mod pause;
+pub mod seccomp;
+pub mod seccomp_abi;
+pub mod seccomp_profile;
+mod seccomp_program;
+pub mod spawn;
+mod step;
+
+pub use step::Step;
+
 use crate::error::{Error, Kind, describe_errno};
 use crate::state::record::{Process, User};
 use crate::wire;
 use std::fmt;
 use std::os::fd::OwnedFd;
-
-pub mod exec;
-pub mod pause;
-pub mod spawn;
-mod step;
-
-pub use step::Step;
 
 /// A child of this process, running (pause) or past its execve(2) (containers, execs). To be reaped by the caller: waitid(P_PIDFD).
 #[derive(Debug)]
@@ -125,3 +129,4 @@ impl From<StartError> for wire::Failure {
         wire::Failure { errno, ..wire::Failure::from(&Error::from(e)) }
     }
 }
+//! The OCI runtime: plan, spawn, init, root, seccomp, devices, exec.
