@@ -2,9 +2,9 @@
 
 use super::Engine;
 use super::pod::Pod;
-use crate::cgroup::apply::{self, Report};
+use crate::cgroup::apply;
 use crate::cgroup::limits::{self, Setting};
-use crate::cgroup::{Cgroup, CgroupPath, Controllers};
+use crate::cgroup::{self, Cgroup, CgroupPath, Controllers, Report};
 use crate::error::{Context, Result};
 use crate::state::model::{PodCgroup, Resources};
 use crate::sys;
@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// How long processes of a cgroup may take to die of SIGKILL before its removal is given up.
 const EMPTY_WAIT: Duration = Duration::from_secs(10);
-/// Controllers whose files are read for stats, wanted even where no limit is: cpu.stat, memory.current, pids.current.
-const STATS_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 impl Engine {
     /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
@@ -23,14 +21,11 @@ impl Engine {
 
     /// Makes a cgroup of the pod with the controllers that `settings` and statistics need.
     pub(super) fn make_cgroup(&self, pod: &Pod, path: &str, settings: &[Setting]) -> Result<Cgroup> {
-        let available = self.hierarchy().controllers()?;
-        let mut wanted: Controllers = limits::controllers(settings);
-        wanted.extend(STATS_CONTROLLERS.iter().map(|c| (*c).to_owned()).filter(|c| available.contains(c)));
         let owned = match &pod.record.config.cgroup {
             PodCgroup::Given(parent) => parent.parse()?,
             _ => self.options().cgroup_root.parse::<CgroupPath>()?,
         };
-        self.hierarchy().create(&path.parse()?, &wanted, &owned)
+        self.hierarchy().create(&path.parse()?, &cgroup::controllers_for(settings), &owned)
     }
 
     /// Makes a cgroup that only holds processes: no controllers.

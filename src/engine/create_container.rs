@@ -1,7 +1,7 @@
 //! CreateContainer: touches the disk only. There is no process to kill when it fails.
 
 use super::events::{Event, EventKind};
-use super::oci::{self, HostFacts, ImageConfig};
+use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
 use super::run_pod::remove_tree;
 use super::undo::Undo;
@@ -9,7 +9,7 @@ use super::{Engine, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
-use crate::image::Image;
+use crate::image::store::Image;
 use crate::state::model::{ContainerConfig, NamespaceMode, SeccompProfile};
 use crate::state::record::{self, ContainerRecord, Durability};
 use crate::sys;
@@ -78,14 +78,7 @@ impl Engine {
         id: &ContainerId,
         image: Image,
     ) -> Result<ContainerRecord> {
-        let image_config = ImageConfig {
-            entrypoint: image.config.entrypoint.clone(),
-            cmd: image.config.cmd.clone(),
-            env: image.config.env.clone(),
-            working_dir: image.config.working_dir.clone(),
-            user: image.config.user.clone(),
-            stop_signal: image.config.stop_signal.clone(),
-        };
+        let image_config = image.config;
         config.image_id = Some(image.id);
         let etc = [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
         let host = HostFacts {

@@ -32,7 +32,7 @@ mod update;
 use crate::cgroup::Hierarchy;
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
-use crate::image::Store;
+use crate::image::store::Store;
 use crate::state::paths::Paths;
 use crate::sys;
 use events::Event;

@@ -7,6 +7,7 @@
 use super::signal;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::image::oci::Config as ImageConfig;
 use crate::state::model::{ContainerConfig, Mount, NamespaceMode, PodConfig, Propagation, SeccompProfile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -84,17 +85,6 @@ const MAX_STRING_BYTES: usize = 32 * 4096 - 1;
 const MAX_STRINGS_BYTES: usize = 2 << 20;
 /// The most mounts a container may ask for.
 const MAX_MOUNTS: usize = 4096;
-
-/// What of an image's config a container is made from (OCI image-spec, config.md).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    pub entrypoint: Vec<String>,
-    pub cmd: Vec<String>,
-    pub env: Vec<String>,
-    pub working_dir: String,
-    pub user: String,
-    pub stop_signal: String,
-}
 
 /// What the host adds to a container: all that is not in the two configs and the image.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@
 use super::Engine;
 use super::events::{Event, EventKind};
 use super::shim::{Heard, Shim};
-use crate::cgroup::apply::Row;
+use crate::cgroup::Row;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::Flight;

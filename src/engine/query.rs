@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::pod::{Container, Facts, Pod, State};
-use crate::cgroup::apply::Row;
+use crate::cgroup::Row;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Entry, Flight, Source};

@@ -129,4 +129,3 @@ impl From<StartError> for wire::Failure {
         wire::Failure { errno, ..wire::Failure::from(&Error::from(e)) }
     }
 }
-//! The OCI runtime: plan, spawn, init, root, seccomp, devices, exec.
