@@ -67,3 +67,19 @@ pub fn read_until(fd: BorrowedFd<'_>, buf: &mut [u8], end: Instant) -> io::Resul
     }
     Ok(filled)
 }
+
+/// Reaps a child that has ended, whichever: its pid and its exit code (128+n for signal n); `None` when all run.
+///
+/// # Errors
+/// `ECHILD` when there are none.
+pub fn reap_any() -> io::Result<Option<(u32, i32)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes to nothing else.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match u32::try_from(pid) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(0) => Ok(None),
+        Ok(pid) if libc::WIFEXITED(status) => Ok(Some((pid, libc::WEXITSTATUS(status)))),
+        Ok(pid) => Ok(Some((pid, 128 + libc::WTERMSIG(status)))),
+    }
+}
