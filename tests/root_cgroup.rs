@@ -4,7 +4,7 @@ mod cgroup_area;
 
 use cgroup_area::{Area, BOUND, set, shell_in};
 use podwright::cgroup::stats::{Depth, Reader};
-use podwright::cgroup::{CgroupPath, Hierarchy, apply, limits, oom};
+use podwright::cgroup::{Cgroup, CgroupPath, Hierarchy, apply, limits, oom};
 use podwright::error::Kind;
 use podwright::state::model::Resources;
 use std::os::fd::AsFd;
@@ -71,6 +71,39 @@ fn many_make_and_remove_the_same_parents_at_once() {
         }
     });
     assert_eq!(area.host.open(&area.at("shared")).expect_err("the last one removed it").kind(), Kind::NotFound);
+}
+
+#[test]
+fn an_exec_that_left_something_running_keeps_its_cgroup_until_that_is_killed() {
+    let area = Area::new();
+    let container = area.create("c", &[]);
+    let exec = container.child("exec-1").expect("child");
+    let mut child = shell_in(&exec, "exec sleep 1000");
+    assert!(!container.remove_child_if_empty("exec-1").expect("in use"));
+    container.remove_child("exec-1", BOUND).expect("kill and remove");
+    assert_eq!(child.wait().expect("wait").signal(), Some(9));
+    assert!(container.remove_child_if_empty("exec-1").expect("gone"));
+    assert!(container.remove_child_if_empty("../c").is_err());
+}
+
+#[test]
+fn cgroups_nested_deep_by_a_container_are_removed_with_it() {
+    let area = Area::new();
+    area.create(&["d"; 200].join("/"), &[]);
+    area.host.remove(&area.at("d"), BOUND).expect("remove");
+    assert!(area.host.open(&area.at("d")).is_err());
+}
+
+#[test]
+fn a_cgroup_moved_into_by_its_descriptor_is_the_one_that_was_opened() {
+    let area = Area::new();
+    let cgroup = area.create("c", &[]);
+    let sent = Cgroup::from_fd(cgroup.path().clone(), cgroup.dup().expect("dup"));
+    area.host.remove(cgroup.path(), BOUND).expect("remove");
+    let again = area.create("c", &[]);
+    assert!(sent.write("cgroup.procs", "0").is_err(), "the old one is gone");
+    assert!(sent.child("exec-1").is_err());
+    assert!(!again.is_populated().expect("events"));
 }
 
 #[test]

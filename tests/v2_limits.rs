@@ -273,7 +273,7 @@ fn with_oom_group_the_whole_container_goes_and_its_exec_with_it() {
 }
 
 #[test]
-fn a_busy_loop_gets_its_quota_and_is_throttled() {
+fn a_busy_loop_gets_no_more_than_its_quota_and_is_throttled() {
     let area = area();
     let cgroup = area.create("c", &ALL);
     apply(&area.host, &cgroup, &of(cpu(200)), false).expect("apply");
@@ -293,7 +293,8 @@ fn a_busy_loop_gets_its_quota_and_is_throttled() {
     assert!(cpu.throttled_periods.expect("throttled") > 0, "{cpu:?}");
     assert!(cpu.throttled_us.expect("throttled") > 0, "{cpu:?}");
     let permille = u128::from(cpu.usage_us) * 1000 / elapsed_us;
-    assert!((100..=240).contains(&permille), "{permille} thousandths of a cpu: {cpu:?}");
+    // Above only: a machine that is itself short of time gives less.
+    assert!(permille <= 240, "{permille} thousandths of a cpu: {cpu:?}");
 }
 
 #[test]

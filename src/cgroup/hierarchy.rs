@@ -35,7 +35,8 @@ pub struct Hierarchy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct V1Mount {
     pub mount_point: PathBuf,
-    pub controllers: Vec<String>,
+    /// Its controllers by the names of v1 (`blkio`), among options as `rw`.
+    pub options: Vec<String>,
 }
 
 /// Why a cgroup lacks a controller.
@@ -64,7 +65,7 @@ impl Hierarchy {
             return Err(Error::unsupported(text));
         }
         let v1 = cgroups_rs::fs::hierarchies::mountinfo_self();
-        let v1 = v1.into_iter().map(|m| V1Mount { mount_point: m.mount_point, controllers: m.super_opts });
+        let v1 = v1.into_iter().map(|m| V1Mount { mount_point: m.mount_point, options: m.super_opts });
         Ok(Hierarchy { mount_point, root, v1: v1.collect() })
     }
 
@@ -177,20 +178,11 @@ impl Hierarchy {
         let Some((parent, name)) = path.split() else {
             return Err(Error::invalid("the root cgroup cannot be removed"));
         };
-        let not_found = |e: &Error| e.kind() == Kind::NotFound;
         let parent = match self.open(&parent) {
-            Err(e) if not_found(&e) => return Ok(()),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
             opened => opened?,
         };
-        let dir = match fs::open_dir_at(parent.as_fd(), name) {
-            Err(e) if is_gone(&e) => return Ok(()),
-            dir => dir.context(|| format!("open cgroup {path}"))?,
-        };
-        Cgroup::from_fd(path.clone(), dir).clear(timeout)?;
-        match fs::remove_dir_at(parent.as_fd(), name) {
-            Err(e) if is_gone(&e) => Ok(()),
-            done => done.context(|| format!("remove cgroup {path}")),
-        }
+        parent.remove_child(name, timeout)
     }
 
     /// Removes the cgroup, and then each one above it up to and with `top`, for as long as they are empty: neither processes nor
@@ -203,13 +195,11 @@ impl Hierarchy {
         let mut first = true;
         while let Some((parent, name)) = at.split().filter(|_| at.is_within(top)) {
             let removed = match self.open(&parent) {
-                Err(e) if e.kind() == Kind::NotFound => Ok(()),
-                above => fs::remove_dir_at(above?.as_fd(), name),
+                Err(e) if e.kind() == Kind::NotFound => true,
+                above => above?.remove_child_if_empty(name)?,
             };
-            match removed {
-                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => return Ok(!first),
-                Err(e) if is_gone(&e) => {}
-                done => done.context(|| format!("remove cgroup {at}"))?,
+            if !removed {
+                return Ok(!first);
             }
             first = false;
             at = parent;
@@ -250,7 +240,7 @@ impl Hierarchy {
     }
 
     fn missing_on_host(&self, controller: &str) -> Missing {
-        let v1 = self.v1.iter().find(|m| m.controllers.iter().any(|c| c == v1_name(controller)));
+        let v1 = self.v1.iter().find(|m| m.options.iter().any(|c| c == v1_name(controller)));
         let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default(); // only to say more about a failure
         let (why, remedy) = if let Some(m) = v1 {
             (

@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 512;
 /// How often a cgroup that fills again while it is being removed is killed again.
 const MAX_KILLS: usize = 16;
 
+/// The longest wait; a longer timeout is this one.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
 /// A cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -88,6 +91,37 @@ impl Cgroup {
         .context(|| format!("make cgroup {path}"))
     }
 
+    /// Kills everything in the child, waits for it and removes it with all below it. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when it still has processes after `timeout`; `InvalidArgument` as [`Cgroup::child`]; `Internal`.
+    pub fn remove_child(&self, name: &str, timeout: Duration) -> Result<()> {
+        let path = self.path.child(name)?;
+        let dir = match fs::open_dir_at(self.dir.as_fd(), name) {
+            Err(e) if is_gone(&e) => return Ok(()),
+            dir => dir.context(|| format!("open cgroup {path}"))?,
+        };
+        Cgroup { path: path.clone(), dir }.clear(timeout)?;
+        match fs::remove_dir_at(self.dir.as_fd(), name) {
+            Err(e) if is_gone(&e) => Ok(()),
+            done => done.context(|| format!("remove cgroup {path}")),
+        }
+    }
+
+    /// Removes the child if it has neither processes nor children: whether it is gone. An exec that left something running in the
+    /// background keeps its cgroup.
+    ///
+    /// # Errors
+    /// `InvalidArgument` as [`Cgroup::child`]; `Internal`.
+    pub fn remove_child_if_empty(&self, name: &str) -> Result<bool> {
+        let path = self.path.child(name)?;
+        match fs::remove_dir_at(self.dir.as_fd(), name) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+            Err(e) if is_gone(&e) => Ok(true),
+            done => done.map(|()| true).context(|| format!("remove cgroup {path}")),
+        }
+    }
+
     /// SIGKILL to every process in it and below, also to those being forked: `cgroup.kill`. One that is gone is no error.
     ///
     /// # Errors
@@ -113,7 +147,7 @@ impl Cgroup {
         }
     }
 
-    /// Waits until no live process is in it or below.
+    /// Waits until no live process is in it or below; it blocks, at most an hour.
     ///
     /// # Errors
     /// `DeadlineExceeded` after `timeout`, naming some of the processes that are left; `Internal`.
@@ -123,7 +157,7 @@ impl Cgroup {
             Err(e) if is_gone(&e) => return Ok(()),
             opened => opened.context(doing)?,
         };
-        let end = Instant::now() + timeout;
+        let end = Instant::now() + timeout.min(MAX_WAIT);
         let mut bytes = Vec::new();
         loop {
             // The file is read before it is polled: a change counts from the last read through the same descriptor.
@@ -156,7 +190,7 @@ impl Cgroup {
     /// # Errors
     /// `DeadlineExceeded` when it is not empty after `timeout`; `Internal`.
     pub fn clear(&self, timeout: Duration) -> Result<()> {
-        let end = Instant::now() + timeout;
+        let end = Instant::now() + timeout.min(MAX_WAIT);
         for _ in 0..MAX_KILLS {
             self.kill()?;
             self.wait_empty(end.saturating_duration_since(Instant::now()))?;

@@ -15,7 +15,7 @@ pub enum Interest {
 }
 
 /// Waits until the descriptor is ready, has an error or was hung up, at most `timeout`; `false` when the time is over.
-/// Signals do not end it.
+/// Signals do not end it. A timeout beyond the clock's end is none.
 ///
 /// # Errors
 /// Those of ppoll(2) but `EINTR`.
@@ -24,14 +24,14 @@ pub fn poll_until(fd: BorrowedFd<'_>, interest: Interest, timeout: Duration) -> 
         Interest::Read => PollFlags::IN,
         Interest::Priority => PollFlags::PRI,
     };
-    let end = Instant::now() + timeout;
+    let end = Instant::now().checked_add(timeout);
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&left)) {
+        let left = end.map(|end| {
+            let left = end.saturating_duration_since(Instant::now());
+            let tv_sec = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+            Timespec { tv_sec, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, flags)], left.as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
