@@ -256,11 +256,14 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_read_is_hung_up_on_and_costs_a_bounded_amount() {
         let (mut connection, mut peer) = pair();
-        let reply = || ToEngine::Reply { id: 1, reply: Reply::Failed(wire::Failure {
-            kind: wire::FailureKind::Internal,
-            message: "x".repeat(100_000),
-            errno: 0,
-        }) };
+        let reply = || ToEngine::Reply {
+            id: 1,
+            reply: Reply::Failed(wire::Failure {
+                kind: wire::FailureKind::Internal,
+                message: "x".repeat(100_000),
+                errno: 0,
+            }),
+        };
         let sent = (0..1000).take_while(|_| connection.send(&reply(), Vec::new()).is_ok()).count();
         assert!(sent < 100, "{sent}");
         assert!(connection.queued_bytes < MAX_QUEUED_BYTES + 200_000 && connection.wants_write());

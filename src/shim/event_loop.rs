@@ -1,12 +1,12 @@
 //! The loop: waits, hands each event to who knows it, and carries out what the machine says.
 
+use super::ShimArgs;
 use super::connection::{Connection, Received};
 use super::exec::RunningExec;
 use super::log::Stream;
 use super::machine::{Action, ExecKey, FIRST, Machine, Ticket};
 use super::oom::OomCounts;
 use super::stdio::{Buffers, Progress, Streams};
-use super::ShimArgs;
 use crate::error::{Context, Result};
 use crate::id::ContainerId;
 use crate::state::flight::Flight;
@@ -153,8 +153,7 @@ pub(super) struct Shim {
 
 impl Shim {
     pub(super) fn new(args: ShimArgs, first: UnixStream) -> Result<Self> {
-        let mut poll =
-            Poll { epoll: Epoll::new().context(|| "epoll_create1")?, sources: BTreeMap::new(), next: 0 };
+        let mut poll = Poll { epoll: Epoll::new().context(|| "epoll_create1")?, sources: BTreeMap::new(), next: 0 };
         let signals = ChildSignals::block().context(|| "signalfd")?;
         poll.add(signals.as_fd(), Source::Signals, Interest::Read)?;
         let machine = Machine::new(args.instance.is_some());

@@ -288,7 +288,11 @@ mod tests {
             let (head, tail) = text.split_at(cut);
             assert_eq!(formatted(&[head, tail], true), formatted(&[text], true));
         }
-        assert_eq!(formatted(&[text], false), formatted(&[&text[..12]], true), "nothing is told of a line before its end");
+        assert_eq!(
+            formatted(&[text], false),
+            formatted(&[&text[..12]], true),
+            "nothing is told of a line before its end"
+        );
     }
 
     #[test]

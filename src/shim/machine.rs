@@ -79,8 +79,14 @@ pub struct End {
 #[derive(Debug)]
 enum Phase {
     /// `oom_due`: when a process killed for memory below it is told, unless the container ends first.
-    Running { oom_due: Option<Instant> },
-    Ending { end: End, until: Instant, recording: bool },
+    Running {
+        oom_due: Option<Instant>,
+    },
+    Ending {
+        end: End,
+        until: Instant,
+        recording: bool,
+    },
     Ended,
     Failed,
 }
@@ -94,9 +100,15 @@ struct Container {
 
 #[derive(Debug)]
 enum Exec {
-    Running { ticket: Ticket, deadline: Option<Instant>, killed: bool },
+    Running {
+        ticket: Ticket,
+        deadline: Option<Instant>,
+        killed: bool,
+    },
     /// Answered. `reaped`: its first process as well.
-    Lingering { reaped: bool },
+    Lingering {
+        reaped: bool,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -282,7 +294,8 @@ impl Machine {
     /// `NotFound` for one that was never started.
     pub fn user_of(&self, container: &ContainerId) -> Result<&crate::state::record::User> {
         let state = self.containers.get(container).and_then(|c| c.state.as_ref());
-        let state = state.ok_or_else(|| Error::not_found(format!("this pod runs no container {}", container.short())))?;
+        let state =
+            state.ok_or_else(|| Error::not_found(format!("this pod runs no container {}", container.short())))?;
         Ok(&state.process.user)
     }
 

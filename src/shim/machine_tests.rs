@@ -111,8 +111,7 @@ fn told(actions: &[Action]) -> Vec<String> {
 }
 
 fn recorded(machine: &mut Machine, letter: char) -> Vec<String> {
-    let record =
-        ExitRecord { status: ExitStatus::Exited(0), finished_at_ns: 7, oom: None, message: String::new() };
+    let record = ExitRecord { status: ExitStatus::Exited(0), finished_at_ns: 7, oom: None, message: String::new() };
     told(&machine.recorded(&id(letter), record))
 }
 
@@ -161,10 +160,7 @@ fn every_request_about_a_container_in_every_phase_of_it() {
         (|c| Request::Signal { container: id(c), signal: 15 }, [DO, ALREADY, ALREADY, ALREADY, Err(NotFound)]),
         (|c| Request::Kill { container: id(c) }, [DO, ALREADY, ALREADY, ALREADY, Err(NotFound)]),
         (|c| Request::ReopenLog { container: id(c) }, [DO, ALREADY, ALREADY, ALREADY, Err(NotFound)]),
-        (
-            |c| Request::Forget { container: id(c) },
-            [Err(FailedPrecondition), Err(FailedPrecondition), DO, DO, ALREADY],
-        ),
+        (|c| Request::Forget { container: id(c) }, [Err(FailedPrecondition), Err(FailedPrecondition), DO, DO, ALREADY]),
     ];
     let machine = every_phase();
     for (make, expected) in table {

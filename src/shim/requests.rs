@@ -145,11 +145,8 @@ impl Shim {
         self.flight = Flight::open(&sandbox.dir.join("flight"), Writer::Shim).ok();
         let started_at_ns = now_ns();
         let pause = child.process;
-        let written = record::write(
-            &sandbox.dir.join("sandbox.json"),
-            &SandboxRecord { pause, started_at_ns },
-            Durability::Boot,
-        );
+        let written =
+            record::write(&sandbox.dir.join("sandbox.json"), &SandboxRecord { pause, started_at_ns }, Durability::Boot);
         let watched = written.and_then(|()| self.poll.add(child.pidfd.as_fd(), Source::Pause, Interest::Read));
         let token = match watched {
             Ok(token) => token,
@@ -212,11 +209,7 @@ impl Shim {
         let started = launch::spawn::start(launch, pause.pidfd.fd.as_fd(), target, cgroup.as_fd(), stdio)
             .map_err(|e: StartError| Failure::from(e))?;
         fault::point("shim.start.cloned");
-        let process = ProcessRecord {
-            process: started.child.process,
-            started_at_ns: now_ns(),
-            user: started.user,
-        };
+        let process = ProcessRecord { process: started.child.process, started_at_ns: now_ns(), user: started.user };
         let written = record::write(&launch.dir.join("process.json"), &process, Durability::Boot);
         let ready = written
             .and_then(|()| started.terminal.map_or(Ok(()), |master| streams.terminal(master)))

@@ -10,16 +10,19 @@ pub fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
 /// Gives freed pages of the heap back to the kernel. musl's allocator does so by itself.
 pub fn malloc_trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no invariant; it takes the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0)
-    };
+    {
+        // SAFETY: no invariant; it takes the allocator's own locks.
+        unsafe { libc::malloc_trim(0) };
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_first_of_several_is_found_and_none_in_none() {
-        assert_eq!((super::memchr(b'b', b"abb"), super::memchr(b'c', b"abb"), super::memchr(0, b"")), (Some(1), None, None));
+        assert_eq!(
+            (super::memchr(b'b', b"abb"), super::memchr(b'c', b"abb"), super::memchr(0, b"")),
+            (Some(1), None, None)
+        );
     }
 }

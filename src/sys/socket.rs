@@ -55,9 +55,7 @@ pub fn sendmsg(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::R
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, flags)
-    })?)
+    Ok(rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, flags))?)
 }
 
 #[cfg(test)]
