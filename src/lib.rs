@@ -21,5 +21,6 @@ pub mod sys;
 pub mod fault;
 pub mod state;
 pub mod wire;
+pub mod cgroup;
 pub mod launch;
 pub mod shim;

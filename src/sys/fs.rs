@@ -164,11 +164,6 @@ pub fn is_cgroup2(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(file)?.f_type == CGROUP2_MAGIC)
 }
 
-/// Bytes of a page of memory: `sysconf(_SC_PAGESIZE)`, sysconf(3).
-pub fn page_bytes() -> u64 {
-    rustix::param::page_size() as u64
-}
-
 /// `name`, if it is one component of a path.
 fn component(name: &str) -> io::Result<&str> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {

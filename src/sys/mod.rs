@@ -15,7 +15,9 @@ pub mod mmap;
 pub mod mount;
 pub mod ns;
 pub mod openat2;
+mod param;
 pub mod pidfd;
+pub mod poll;
 pub mod prctl;
 mod process;
 pub mod pty;
@@ -28,5 +30,6 @@ pub mod wait;
 
 pub use errno::errno_name;
 pub use memory::{malloc_trim, memchr};
+pub use param::page_bytes;
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
