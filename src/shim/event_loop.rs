@@ -5,8 +5,8 @@ use super::connection::{Connection, Received};
 use super::exec::RunningExec;
 use super::log::Stream;
 use super::machine::{Action, ExecKey, FIRST, Machine, Ticket};
-use super::oom::OomCounts;
 use super::stdio::{Buffers, Progress, Streams};
+use crate::cgroup::oom::OomCounts;
 use crate::error::{Context, Result};
 use crate::id::ContainerId;
 use crate::state::flight::Flight;
@@ -119,6 +119,8 @@ pub(super) struct Container {
     pub(super) streams: Streams,
     /// Memory counts before it was started.
     pub(super) oom: OomCounts,
+    /// Memory counts when a process below it was last seen killed.
+    pub(super) oom_seen: OomCounts,
     pub(super) memory: Option<Watched>,
     pub(super) empty: Option<Watched>,
 }

@@ -18,7 +18,6 @@ mod event_loop;
 mod exec;
 mod log;
 mod machine;
-mod oom;
 mod reap;
 mod requests;
 mod stdio;

@@ -3,8 +3,8 @@
 use super::event_loop::{Container, Shim, Source, Watched};
 use super::log::Stream;
 use super::machine::{Action, End};
-use super::oom;
 use super::requests::now_ns;
+use crate::cgroup::oom;
 use crate::error::{Context, Result};
 use crate::fault;
 use crate::id::ContainerId;
@@ -153,7 +153,7 @@ impl Shim {
             self.poll.remove(process.pidfd.fd.as_fd(), process.pidfd.token);
         }
         // Now: the kernel has counted, and the cgroup is there.
-        let oom = memory_verdict(container);
+        let oom = memory_counts(container).and_then(|counts| oom::judge(container.oom, counts));
         let cgroup = container.cgroup.as_fd();
         let populated = is_populated(cgroup);
         fault::point("shim.container.reaped");
@@ -197,7 +197,8 @@ impl Shim {
         if let Some(memory) = &container.memory {
             let _ = fs::read_from_start(memory.fd.as_fd(), &mut Vec::new(), MAX_EVENTS_BYTES); // arms it again
         }
-        if memory_verdict(container).is_some() {
+        let Some(counts) = memory_counts(container) else { return };
+        if oom::judge(std::mem::replace(&mut container.oom_seen, counts), counts).is_some() {
             self.machine.memory_killed(id, Instant::now());
         }
     }
@@ -277,9 +278,8 @@ pub(super) fn watch_changes(
     Some(Watched { fd, token })
 }
 
-/// Whose limit killed something in the container since its start; advances nothing.
-fn memory_verdict(container: &Container) -> Option<record::Oom> {
+/// The counts now; `None` when the cgroup is gone.
+fn memory_counts(container: &Container) -> Option<oom::OomCounts> {
     let pod = parent_dir(container.cgroup.as_fd()).ok();
-    let counts = oom::read(container.cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).ok()?;
-    oom::judge(container.oom, counts)
+    oom::read(container.cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).ok()
 }

@@ -4,8 +4,9 @@ use super::connection::Frame;
 use super::event_loop::{Container, Process, Shim, Source, Watched};
 use super::log::Stream;
 use super::machine::{Accept, Action, Ticket, failed};
+use super::reap;
 use super::stdio::Streams;
-use super::{oom, reap};
+use crate::cgroup::oom;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
@@ -230,6 +231,7 @@ impl Shim {
             launch: frame.text.into_boxed_slice(),
             streams,
             oom: counts,
+            oom_seen: counts,
             memory: self.watch_memory(&launch.container, &cgroup),
             empty: None,
             cgroup,

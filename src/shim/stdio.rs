@@ -21,11 +21,6 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Whether there is memory to give back.
-    pub fn in_use(&self) -> bool {
-        !self.input.is_empty()
-    }
-
     /// Gives it back.
     pub fn release(&mut self) {
         self.input = Vec::new();

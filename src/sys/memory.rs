@@ -10,10 +10,10 @@ pub fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
 /// Gives freed pages of the heap back to the kernel. musl's allocator does so by itself.
 pub fn malloc_trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no invariant; it takes the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0)
-    };
+    {
+        // SAFETY: no invariant; it takes the allocator's own locks.
+        unsafe { libc::malloc_trim(0) };
+    }
 }
 
 #[cfg(test)]

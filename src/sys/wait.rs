@@ -26,7 +26,9 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Resul
             return Err(e);
         }
         // SAFETY: waitid filled in the SIGCHLD variant, or left the zeroes when WNOHANG found nothing.
-        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
         let Ok(pid @ 1..) = u32::try_from(pid) else { return Ok(None) };
         let wait = match info.si_code {
             libc::CLD_EXITED => Wait::Exited(u8::try_from(status & 0xff).unwrap_or(u8::MAX)),
@@ -77,12 +79,13 @@ mod tests {
     #[test]
     fn a_child_killed_by_a_real_time_signal_is_told_by_its_number() {
         let script = "kill -35 $$";
-        let child = std::process::Command::new("/bin/bash").args(["-c", script]).spawn().expect("spawn");
+        let mut child = std::process::Command::new("/bin/bash").args(["-c", script]).spawn().expect("spawn");
         let pid = rustix::process::Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("pidfd");
         let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut polled, None).expect("poll");
         assert_eq!(waitid_pidfd(pidfd.as_fd()).expect("wait"), Some(Wait::Signaled(35)));
         assert!(waitid_pidfd(pidfd.as_fd()).is_err(), "it is reaped once");
+        assert!(child.wait().is_err());
     }
 }
