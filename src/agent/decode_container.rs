@@ -7,7 +7,7 @@ use super::pod::{
     Container, Env, EnvFrom, EnvValue, FieldRef, KeyRef, MessagePolicy, Port, PullPolicy, RecursiveReadOnly,
     ResourceList, ResourceRef, SubPath, VolumeMount,
 };
-use super::problem::{At, did_you_mean};
+use super::problem::{At, Spot, did_you_mean};
 use super::quantity::Quantity;
 use super::read::{Field, Fields};
 use super::schema;
@@ -102,12 +102,15 @@ fn env(field: &Field<'_>) -> Option<Env> {
             None
         }
         (Some(value), None) => Some(Env { name, value: EnvValue::Literal(value.string()?), spot: value.spot() }),
-        (None, Some(from)) => Some(Env { name, value: env_source(&from)?, spot: from.spot() }),
+        (None, Some(from)) => {
+            let (value, spot) = env_source(&from)?;
+            Some(Env { name, value, spot })
+        }
         (None, None) => Some(Env { name, value: EnvValue::Literal(String::new()), spot: field.spot() }),
     }
 }
 
-fn env_source(field: &Field<'_>) -> Option<EnvValue> {
+fn env_source(field: &Field<'_>) -> Option<(EnvValue, Spot)> {
     let fields = field.object(&schema::ENV_SOURCE)?;
     let sources = ["configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef"];
     let given: Vec<_> = sources.iter().filter_map(|name| Some((*name, fields.get(name)?))).collect();
@@ -115,12 +118,13 @@ fn env_source(field: &Field<'_>) -> Option<EnvValue> {
         field.wrong("not exactly one source", format!("write one of {}", sources.join(", ")));
         return None;
     };
-    match *name {
-        "configMapKeyRef" => Some(EnvValue::ConfigMap(key_ref(source)?)),
-        "secretKeyRef" => Some(EnvValue::Secret(key_ref(source)?)),
-        "fieldRef" => Some(EnvValue::Field(field_ref(source, false)?)),
-        _ => Some(EnvValue::Resource(resource_ref(source, false)?)),
-    }
+    let value = match *name {
+        "configMapKeyRef" => EnvValue::ConfigMap(key_ref(source)?),
+        "secretKeyRef" => EnvValue::Secret(key_ref(source)?),
+        "fieldRef" => EnvValue::Field(field_ref(source, false)?),
+        _ => EnvValue::Resource(resource_ref(source, false)?),
+    };
+    Some((value, source.spot()))
 }
 
 fn key_ref(field: &Field<'_>) -> Option<KeyRef> {
@@ -257,7 +261,7 @@ fn resources(fields: &Fields<'_>) -> (ResourceList, ResourceList) {
 fn resource_list(field: &Field<'_>) -> ResourceList {
     let mut result = ResourceList::new();
     for (name, at, value) in field.entries() {
-        let spot = super::problem::Spot { at, path: value.path.clone() };
+        let spot = Spot { at, path: value.path.clone() };
         match name {
             "cpu" | "memory" => {}
             _ if name.strip_prefix("hugepages-").is_some_and(|size| size.parse::<Quantity>().is_ok()) => {}

@@ -47,7 +47,9 @@ pub fn load(bytes: &[u8], file: &str) -> Result<Manifest, ManifestErrors> {
             |p: &&Pod| (&p.metadata.name, &p.metadata.namespace) == (&pod.metadata.name, &pod.metadata.namespace);
         if let Some(first) = manifest.pods[..index].iter().find(same).filter(|_| !pod.metadata.name.is_empty()) {
             let message = format!("a second pod of this name, the first is in line {}", first.spot.at.line);
-            problems.wrong(&pod.spot.below("metadata.name"), &pod.metadata.name, message, "rename or remove one");
+            let mut spot = pod.spot.below("metadata.name");
+            spot.at = trees.get(index).and_then(|t| t.locate(&spot.path)).map_or(spot.at, |(at, _)| at);
+            problems.wrong(&spot, &pod.metadata.name, message, "rename or remove one");
         }
     }
     if problems.is_empty() {
@@ -194,7 +196,9 @@ fn object(field: &Field<'_>, schema: &'static Object, manifest: &mut Manifest) -
     }
     if let Some(first) = manifest.objects.add(secret, &metadata, source) {
         let message = format!("a second {} of this name, the first is in line {}", schema.name, first.line);
-        field.problems().wrong(&field.spot().below("metadata.name"), &metadata.name, message, "rename or remove one");
+        let mut spot = field.spot().below("metadata.name");
+        spot.at = field.locate(&spot.path).map_or(spot.at, |(at, _)| at);
+        field.problems().wrong(&spot, &metadata.name, message, "rename or remove one");
     }
     Some(())
 }
@@ -235,6 +239,126 @@ fn content_hash(node: &Node) -> u128 {
                 for entry in sorted {
                     hash.text(b'k', &entry.key);
                     add(hash, &entry.value);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn manifests(below: &str) -> Vec<PathBuf> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests").join(below);
+        let entries = std::fs::read_dir(&dir).expect("the directory is there");
+        let mut files: Vec<_> = entries.map(|e| e.expect("readable").path()).filter(|p| p.is_file()).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn good_manifests_are_read() {
+        let files = manifests("");
+        assert!(files.len() >= 4, "they are there");
+        for path in files {
+            let bytes = std::fs::read(&path).expect("readable");
+            let manifest = load(&bytes, "f").unwrap_or_else(|e| panic!("{}:\n{e}", path.display()));
+            assert_eq!(manifest.pods.len(), 1, "{}", path.display());
+        }
+    }
+
+    /// Line 1 of each is a comment with the message: place, field, value, what is wrong, remedy.
+    #[test]
+    fn bad_manifests_are_refused_with_place_value_and_remedy() {
+        let files = manifests("bad");
+        assert!(files.len() >= 40, "they are there");
+        let mut different = Vec::new();
+        for path in files {
+            let text = std::fs::read_to_string(&path).expect("readable");
+            let expected = text.lines().next().and_then(|l| l.strip_prefix("# ")).expect("a comment in line 1");
+            let got = load(text.as_bytes(), "f").expect_err("it is bad").to_string();
+            // The place is right by itself: the value stands there.
+            let parts: Vec<&str> = got.splitn(4, ':').collect();
+            let number = |i: usize| parts[i].parse::<usize>().expect("a number");
+            let here: String =
+                text.lines().nth(number(1) - 1).unwrap_or_default().chars().skip(number(2) - 1).collect();
+            let value = parts[3].split_once(" = \"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
+            assert!(here.trim_start_matches('"').starts_with(value), "{got}\nstands at {here}");
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !got.starts_with(&format!("f:{expected}")) || got.lines().count() != 1 {
+                different.push(format!("{name}\n  expected f:{expected}\n  got      {got}"));
+            }
+        }
+        assert!(different.is_empty(), "{}", different.join("\n"));
+    }
+
+    #[test]
+    fn the_same_pod_in_yaml_and_json_is_the_same_pod() {
+        let read = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests").join(name);
+            load(&std::fs::read(path).expect("readable"), name).expect("good").pods.remove(0)
+        };
+        let (yaml, json) = (read("frontend.yaml"), read("frontend.json"));
+        assert_eq!(yaml.content_hash, json.content_hash);
+        assert_eq!(yaml.spec.containers[1].image.value, json.spec.containers[1].image.value);
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
+        let text =
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: A}\nspec:\n  containers:\n  - image: 5\n    comand: [x]\n";
+        let errors = load(text.as_bytes(), "f").expect_err("bad").errors;
+        let places: Vec<_> = errors.iter().map(|e| (e.at.line, e.path.as_str())).collect();
+        let path = |field| format!("spec.containers[0].{field}");
+        let expected = [(3, "metadata.name".to_owned()), (6, path("name")), (6, path("image")), (7, path("comand"))];
+        assert_eq!(places, expected.iter().map(|(l, p)| (*l, p.as_str())).collect::<Vec<_>>());
+    }
+
+    /// Fields that the schema calls honoured are read: a wrong value of each is noticed, or it is named here with why not.
+    #[test]
+    fn every_honoured_field_of_a_pod_and_container_is_read() {
+        let (mut pod_fields, mut container_fields) = (Vec::new(), Vec::new());
+        for (object, indent, unread) in
+            [(&schema::POD_SPEC, "  ", &mut pod_fields), (&schema::CONTAINER, "    ", &mut container_fields)]
+        {
+            let before = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n";
+            for (name, used) in object.fields {
+                let own = match *name {
+                    "name" => "  containers:\n  - image: i\n".to_owned(),
+                    "image" => "  containers:\n  - name: c\n".to_owned(),
+                    "containers" => String::new(),
+                    _ => "  containers:\n  - name: c\n    image: i\n".to_owned(),
+                };
+                // A list of a list is a wrong value of every field there is.
+                let text = format!("{before}{own}{indent}{name}: [[[]]]\n");
+                if *used == schema::Use::Honoured && load(text.as_bytes(), "f").is_ok() {
+                    unread.push(*name);
+                }
+            }
+        }
+        assert_eq!((pod_fields, container_fields), (vec![], vec![]));
+    }
+
+    proptest::proptest! {
+        /// Any line of a good manifest lost, doubled or damaged is read or refused, and never panics.
+        #[test]
+        fn no_damage_panics(line in 0usize..200, how in 0u8..5, text in "[-a-z0-9:{}\\[\\]\"'&*$(). ]{0,20}") {
+            let good = include_str!("../../tests/manifests/everything.yaml");
+            let mut lines: Vec<String> = good.lines().map(str::to_owned).collect();
+            let line = line % lines.len();
+            match how {
+                0 => drop(lines.remove(line)),
+                1 => lines.insert(line, lines[line].clone()),
+                2 => lines[line].push_str(&text),
+                3 => lines[line] = format!("{}{text}", &lines[line][..lines[line].len() / 2]),
+                _ => lines.insert(line, text),
+            }
+            let text = lines.join("\n");
+            if let Ok(manifest) = load(text.as_bytes(), "f") {
+                for index in 0..manifest.pods.len() {
+                    let _ = super::super::convert::plan(&manifest, index, &Default::default());
                 }
             }
         }

@@ -140,11 +140,15 @@ impl Problems {
 
     fn push(&self, spot: &Spot, value: Option<String>, message: String, remedy: String) {
         let mut list = self.list.borrow_mut();
+        let error = ManifestError { file: self.file(), at: spot.at, path: spot.path.clone(), value, message, remedy };
+        if list.contains(&error) {
+            return; // a field that two others depend on is read twice
+        }
         if list.len() >= MAX_PROBLEMS {
             self.more.set(self.more.get() + 1);
             return;
         }
-        list.push(ManifestError { file: self.file(), at: spot.at, path: spot.path.clone(), value, message, remedy });
+        list.push(error);
     }
 
     /// Whether there is none so far.

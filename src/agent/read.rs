@@ -41,8 +41,8 @@ impl<'a> Field<'a> {
         self.problems
     }
 
-    /// Where the field of this path stands: its key, or the item of the list; `None` if it is absent.
-    pub fn locate(&self, path: &str) -> Option<Mark> {
+    /// The field of this path, and where it stands: a simple value itself, else its key; `None` if it is absent.
+    pub fn locate(&self, path: &str) -> Option<(Mark, &'a Node)> {
         let mut rest = path.strip_prefix(self.path.as_str())?;
         let (mut node, mut at) = (self.node, self.node.at);
         while !rest.is_empty() {
@@ -62,7 +62,7 @@ impl<'a> Field<'a> {
             at = if matches!(node.value, Value::Scalar { .. }) { node.at } else { entry.at };
             rest = after;
         }
-        Some(at)
+        Some((at, node))
     }
 
     /// Tells that the value is wrong.
@@ -253,7 +253,7 @@ impl<'a> Fields<'a> {
         let field = self.get(name);
         if field.is_none() {
             let spot = Spot { at: self.spot.at, path: self.path_of(name) };
-            self.problems.add(&spot, "missing", format!("a {} needs it", self.object.name));
+            self.problems.add(&spot, "missing", format!("add it, {} needs one", self.object.name));
         }
         field
     }

@@ -9,6 +9,7 @@ use super::pod::{
 use super::problem::{At, Problems, Spot, did_you_mean};
 use super::quantity::Quantity;
 use super::read::Field;
+use super::yaml::Value;
 use crate::state::model::Propagation;
 use std::collections::HashMap;
 
@@ -53,11 +54,19 @@ impl Check<'_> {
     }
 
     fn place(&self, spot: &Spot) -> Spot {
-        Spot { at: self.tree.locate(&spot.path).unwrap_or(spot.at), path: spot.path.clone() }
+        Spot { at: self.tree.locate(&spot.path).map_or(spot.at, |(at, _)| at), path: spot.path.clone() }
     }
 
     fn wrong(&self, spot: &Spot, value: &str, message: impl Into<String>, remedy: impl Into<String>) {
         self.problems.wrong(&self.place(spot), value, message, remedy);
+    }
+
+    /// The value as the file has it.
+    fn written(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) {
+        match self.tree.locate(&spot.path).map(|(_, node)| &node.value) {
+            Some(Value::Scalar { text, .. }) => self.wrong(spot, text, message, remedy),
+            _ => self.add(spot, message, remedy),
+        }
     }
 
     fn add(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) {
@@ -236,25 +245,25 @@ impl Check<'_> {
     fn resources(&self, container: &Container) {
         for (name, request) in &container.requests {
             if let Some(limit) = container.limits.get(name).filter(|l| l.value < request.value) {
-                let message = format!("the request {} is above the limit {}", request.value, limit.value);
+                let message = format!("a request of {} above the limit of {}", request.value, limit.value);
                 let remedy = format!("raise the limit in line {} or lower the request", limit.spot.at.line);
-                self.add(&request.spot, message, remedy);
+                self.written(&request.spot, message, remedy);
             }
         }
         let zero = |limit: &At<Quantity>| limit.value == Quantity::ZERO;
         if let Some(limit) = container.limits.get("memory").filter(|l| !zero(l) && l.value.units() < MIN_MEMORY_BYTES) {
-            let message = format!("{} bytes, less than any process starts in", limit.value.units());
+            let message = format!("less than any process starts in: bytes rounded up are {}", limit.value.units());
             let remedy = if limit.value.is_whole() {
                 "write at least 512Ki".to_owned()
             } else {
                 "write at least 512Ki; m means thousandths of a byte, Mi means mebibytes".to_owned()
             };
-            self.wrong(&limit.spot, &limit.value.to_string(), message, remedy);
+            self.written(&limit.spot, message, remedy);
         }
         for limit in [container.limits.get("cpu"), container.requests.get("cpu")].into_iter().flatten() {
             if limit.value > Quantity::from_units(MAX_CPU) {
                 let message = format!("more than {MAX_CPU} cores");
-                self.wrong(&limit.spot, &limit.value.to_string(), message, "500m is half a core");
+                self.written(&limit.spot, message, "500m is half a core");
             }
         }
         self.hugepages(container);
