@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::record::{ExitRecord, ExitStatus};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -27,11 +28,14 @@ pub trait Observer: Send + Sync {
     fn ready(&self, pod: &PodId);
     /// A container runs; `log` is its log file.
     fn started(&self, container: &ContainerPlan, id: &ContainerId, attempt: u32, log: Option<&Path>);
-    /// A container ended, or could not start.
-    fn ended(&self, container: &ContainerPlan, attempt: u32, exit: &ExitRecord);
+    /// A container ended, or could not start. Its logs are there until the returned future has ended.
+    fn ended(self: Arc<Self>, container: &ContainerPlan, attempt: u32, exit: &ExitRecord) -> Ending;
     /// A container will be started again after `delay`.
     fn backing_off(&self, container: &ContainerPlan, delay: Duration);
 }
+
+/// What an [`Observer`] still does when a container has ended.
+pub type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a pod ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +200,7 @@ impl Runner<'_> {
                 Ok(exit) => exit,
                 Err(e) => failed_start(&e),
             };
-            observer.ended(&container, attempt, &exit);
+            observer.ended(&container, attempt, &exit).await;
             if let Some(previous) = previous
                 && let Err(e) = engine.remove_container(&previous).await
             {
@@ -232,12 +236,9 @@ impl Runner<'_> {
                 let oom_killed = exit.oom.is_some();
                 self.observed[index].state = State::Exited(End { code, oom_killed, at: self.started_at.elapsed() });
                 self.exits[index] = Some(exit);
-                if let Some((_, _)) = reconcile::waiting(
-                    &self.rules,
-                    index,
-                    &self.observed[index],
-                    self.started_at.elapsed(),
-                ) {
+                if let Some((_, _)) =
+                    reconcile::waiting(&self.rules, index, &self.observed[index], self.started_at.elapsed())
+                {
                     let delay = self.observed[index].backoff.map_or(Duration::ZERO, |b| b.delay);
                     self.observer.backing_off(&self.plan.containers[index], delay);
                 }
@@ -293,10 +294,5 @@ async fn one_life(
 
 /// A container that could not even be made.
 fn failed_start(e: &Error) -> ExitRecord {
-    ExitRecord {
-        status: ExitStatus::StartFailed { errno: 0 },
-        finished_at_ns: 0,
-        oom: None,
-        message: e.to_string(),
-    }
+    ExitRecord { status: ExitStatus::StartFailed { errno: 0 }, finished_at_ns: 0, oom: None, message: e.to_string() }
 }

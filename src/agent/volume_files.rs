@@ -46,7 +46,8 @@ fn empty_dir(volume: &VolumePlan) -> Result<()> {
 /// Owner before mode: chown(2) takes the setgid bit away.
 fn set(path: &Path, group: Option<u32>, mode: u32) -> Result<()> {
     if let Some(group) = group {
-        std::os::unix::fs::chown(path, None, Some(group)).context(|| format!("give {} to group {group}", path.display()))?;
+        std::os::unix::fs::chown(path, None, Some(group))
+            .context(|| format!("give {} to group {group}", path.display()))?;
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode)).context(|| format!("chmod {}", path.display()))
 }
@@ -62,7 +63,9 @@ fn host_path(path: &Path, kind: HostPathType) -> Result<()> {
             let made = OpenOptions::new().create_new(true).write(true).mode(0o644).open(path);
             return made.map(|_| ()).context(|| format!("make {}", path.display()));
         }
-        HostPathType::Directory | HostPathType::DirectoryOrCreate => (is(std::fs::FileType::is_dir), "to be a directory"),
+        HostPathType::Directory | HostPathType::DirectoryOrCreate => {
+            (is(std::fs::FileType::is_dir), "to be a directory")
+        }
         HostPathType::File | HostPathType::FileOrCreate => (is(std::fs::FileType::is_file), "to be a file"),
         HostPathType::Socket => (is(std::fs::FileType::is_socket), "to be a socket"),
         HostPathType::CharDevice => (is(std::fs::FileType::is_char_device), "to be a character device"),

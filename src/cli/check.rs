@@ -17,6 +17,11 @@ pub(super) struct CheckArgs {
     files: Vec<std::path::PathBuf>,
 }
 
-pub(super) fn run(_args: &CheckArgs, _session: &Session) -> Result<u8> {
+pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<u8> {
+    files(&args.files, session)
+}
+
+/// The plan of every pod in `files`; `run --dry-run` prints the same.
+pub(super) fn files(_files: &[std::path::PathBuf], _session: &Session) -> Result<u8> {
     without_engine("check")
 }

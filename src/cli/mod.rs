@@ -8,6 +8,7 @@
 mod check;
 mod completions;
 mod config;
+mod console;
 mod doctor;
 mod exec;
 mod get;
@@ -17,6 +18,7 @@ mod inspect;
 mod logging;
 mod logs;
 mod man;
+mod node;
 mod output;
 mod pods;
 mod prune;

@@ -76,6 +76,20 @@ fn is_free(lock: &Path) -> io::Result<bool> {
     }
 }
 
+/// Ends an instance whose pods are all removed: its directory, and what is shared when nobody else uses it.
+///
+/// # Errors
+/// `Internal` when the directory cannot be removed.
+pub fn release(engine: &Engine) -> Result<()> {
+    let lock = engine.0.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    if engine.pods_mut().is_empty() {
+        remove_tree(&engine.paths().engine())?;
+        prune_directories(engine.paths());
+    }
+    drop(lock);
+    Ok(())
+}
+
 /// The instances that are there, and whether their owner lives.
 ///
 /// # Errors
