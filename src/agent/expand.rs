@@ -61,15 +61,9 @@ pub struct Scope<'a> {
 pub type Environment = Vec<(String, String)>;
 
 impl Scope<'_> {
-    fn wrong(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) -> ManifestError {
-        ManifestError {
-            file: self.pod.file.clone(),
-            at: spot.at,
-            path: spot.path.clone(),
-            value: None,
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+    /// A problem at `spot`, found when the pod is planned.
+    pub(super) fn wrong(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) -> ManifestError {
+        ManifestError::new(self.pod.file.clone(), spot, None, message, remedy)
     }
 
     /// The environment of `container`: envFrom in order, then env in order, a later one wins. A value sees the variables before

@@ -310,7 +310,7 @@ mod tests {
         let text =
             "apiVersion: v1\nkind: Pod\nmetadata: {name: A}\nspec:\n  containers:\n  - image: 5\n    comand: [x]\n";
         let errors = load(text.as_bytes(), "f").expect_err("bad").errors;
-        let places: Vec<_> = errors.iter().map(|e| (e.at.line, e.path.as_str())).collect();
+        let places: Vec<_> = errors.iter().map(|e| (e.at.line, &*e.path)).collect();
         let path = |field| format!("spec.containers[0].{field}");
         let expected = [(3, "metadata.name".to_owned()), (6, path("name")), (6, path("image")), (7, path("comand"))];
         assert_eq!(places, expected.iter().map(|(l, p)| (*l, p.as_str())).collect::<Vec<_>>());

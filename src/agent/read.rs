@@ -55,8 +55,8 @@ impl<'a> Field<'a> {
             }
             rest = rest.strip_prefix('.').unwrap_or(rest);
             let Value::Map(entries) = &node.value else { return None };
-            let found = entries.iter().filter_map(|e| Some((e, rest.strip_prefix(quoted(&e.key).as_str())?)));
-            let (entry, after) = found.filter(|(_, after)| after.is_empty() || after.starts_with(['.', '['])).next()?;
+            let mut found = entries.iter().filter_map(|e| Some((e, rest.strip_prefix(quoted(&e.key).as_str())?)));
+            let (entry, after) = found.find(|(_, after)| after.is_empty() || after.starts_with(['.', '[']))?;
             node = &entry.value;
             // A value on the key's line is what the reader looks for; an object below it is found by its key.
             at = if matches!(node.value, Value::Scalar { .. }) { node.at } else { entry.at };

@@ -445,7 +445,7 @@ mod tests {
         let problems = Problems::new("f".into());
         assert_eq!(parse(&problems, b"a: 1\nb: \xff\n"), None);
         let error = problems.finish(()).expect_err("not UTF-8").errors.remove(0);
-        assert_eq!((error.at, error.message.as_str()), (Mark { line: 2, column: 4 }, "not UTF-8"));
+        assert_eq!((error.at, &*error.message), (Mark { line: 2, column: 4 }, "not UTF-8"));
         assert!(read("a: 1\nb: \0c\n").expect_err("NUL").contains("f:2:4: control character 0x00"));
         assert!(read("a:\n\tb: 1\n").expect_err("a tab").contains("indent with spaces"));
     }
