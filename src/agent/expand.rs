@@ -157,7 +157,7 @@ impl Scope<'_> {
     pub fn field(&self, reference: &FieldRef, spot: &Spot) -> Result<String, ManifestError> {
         let metadata = &self.pod.metadata;
         let pod_ips = || match &self.facts.pod_ips {
-            None if self.pod.spec.host_network => Ok(self.facts.host_ips.clone()),
+            _ if self.pod.spec.host_network => Ok(self.facts.host_ips.clone()),
             None => Ok(vec!["<the pod's address>".to_owned()]),
             Some(ips) if ips.is_empty() => Err(self.wrong(
                 spot,

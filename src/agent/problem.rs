@@ -170,6 +170,11 @@ impl Problems {
         list.push(error);
     }
 
+    /// Whether further ones are only counted: no need to look for a remedy.
+    pub fn is_full(&self) -> bool {
+        self.list.borrow().len() >= MAX_PROBLEMS
+    }
+
     /// Whether there is none so far.
     pub fn is_empty(&self) -> bool {
         self.list.borrow().is_empty()

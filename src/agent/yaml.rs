@@ -9,7 +9,7 @@
 use super::problem::{Mark, Problems, Spot};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes of one manifest; what the kubelet reads of a file (pkg/kubelet/config/common.go).
 pub const MAX_BYTES: usize = 10 << 20;
@@ -344,7 +344,8 @@ impl<'p> Tree<'p> {
         for source in sources {
             match source.value {
                 Value::Map(more) => {
-                    let new: Vec<_> = more.into_iter().filter(|m| !result.iter().any(|e| e.key == m.key)).collect();
+                    let known: HashSet<&str> = result.iter().map(|e| e.key.as_str()).collect();
+                    let new: Vec<_> = more.into_iter().filter(|m| !known.contains(m.key.as_str())).collect();
                     result.extend(new);
                 }
                 _ => {
