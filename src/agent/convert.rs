@@ -8,7 +8,7 @@ use super::expand::{Environment, Facts, Scope};
 use super::fnv::Fnv;
 use super::manifest::Manifest;
 use super::pod::{Container, MessagePolicy, Pod, PullPolicy, RecursiveReadOnly, RestartPolicy, Seccomp};
-use super::problem::{ManifestError, ManifestErrors};
+use super::problem::{ManifestError, ManifestErrors, Spot};
 use super::resources::{self, NodeResources, Qos};
 use super::volume::{self, VolumePlan};
 use crate::state::model::{
@@ -138,14 +138,8 @@ pub fn uid(pod: &Pod, facts: &NodeFacts) -> String {
 pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodPlan, ManifestErrors> {
     let one = |e: ManifestError| ManifestErrors { errors: vec![e], more: 0 };
     let Some(pod) = manifest.pods.get(index) else {
-        return Err(one(ManifestError {
-            file: "".into(),
-            at: Default::default(),
-            path: String::new(),
-            value: None,
-            message: format!("no pod number {index}"),
-            remedy: "ask for one that is there".into(),
-        }));
+        let message = format!("no pod number {index}");
+        return Err(one(ManifestError::new("".into(), &Spot::default(), None, message, "ask for one that is there")));
     };
     let known = Facts {
         node_name: facts.node_name.clone(),
@@ -157,14 +151,9 @@ pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodP
     let scope = Scope { pod, objects: &manifest.objects, facts: &known };
     let mut errors = Vec::new();
     if let Some(node) = pod.spec.node_name.as_ref().filter(|n| n.value != facts.node_name) {
-        errors.push(ManifestError {
-            file: pod.file.clone(),
-            at: node.spot.at,
-            path: node.spot.path.clone(),
-            value: Some(format!("{:?}", node.value)),
-            message: format!("this node is {:?}", facts.node_name),
-            remedy: "leave it out, or run the pod there".into(),
-        });
+        let message = format!("this node is {:?}", facts.node_name);
+        let remedy = "leave it out, or run the pod there";
+        errors.push(ManifestError::new(pod.file.clone(), &node.spot, Some(&node.value), message, remedy));
     }
     let (volumes, wrong): (Vec<_>, Vec<_>) =
         pod.spec.volumes.iter().map(|v| volume::plan(&scope, v, facts)).partition(Result::is_ok);
@@ -317,13 +306,9 @@ impl Build<'_> {
             let readonly = mount.read_only || volume.is_readonly();
             mounts.push(Mount {
                 container_path: mount.mount_path.clone(),
-                host_path: volume.source(sub_path.as_deref()).map_err(|(message, remedy)| ManifestError {
-                    file: self.scope.pod.file.clone(),
-                    at: mount.spot.at,
-                    path: mount.spot.below("subPath").path,
-                    value: sub_path.as_ref().map(|s| format!("{s:?}")),
-                    message,
-                    remedy,
+                host_path: volume.source(sub_path.as_deref()).map_err(|(message, remedy)| {
+                    let spot = mount.spot.below("subPath");
+                    ManifestError::new(self.scope.pod.file.clone(), &spot, sub_path.as_deref(), message, remedy)
                 })?,
                 readonly,
                 recursive_readonly: readonly && mount.recursive_read_only != RecursiveReadOnly::Disabled,
@@ -368,5 +353,204 @@ impl Build<'_> {
             pid_target: None,
             rlimits: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::manifest::load;
+    use crate::agent::volume::Content;
+    use crate::state::model::Propagation;
+
+    fn facts() -> NodeFacts {
+        NodeFacts {
+            node_name: "node-1".into(),
+            host_ips: vec!["192.0.2.1".into()],
+            resources: NodeResources { cpu_millis: 4000, memory_bytes: 4 << 30, hugepage_bytes: vec![] },
+            resolv_conf: "nameserver 10.0.0.1\n".into(),
+            log_root: Some("/var/log/pods".into()),
+            pod_dir: "/pods/p".into(),
+            secret_dir: "/run/pods/p".into(),
+            seccomp_dir: "/seccomp".into(),
+            ..NodeFacts::default()
+        }
+    }
+
+    fn planned(text: &str, facts: &NodeFacts) -> PodPlan {
+        plan(&load(text.as_bytes(), "f").unwrap_or_else(|e| panic!("{e}")), 0, facts).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    const EVERYTHING: &str = include_str!("../../tests/manifests/everything.yaml");
+
+    #[test]
+    fn the_documentation_example_becomes_two_limited_containers() {
+        let plan = planned(include_str!("../../tests/manifests/frontend.yaml"), &facts());
+        assert_eq!(
+            (plan.qos, plan.restart_policy, plan.termination_grace_seconds),
+            (Qos::Burstable, RestartPolicy::Always, 30)
+        );
+        let PodCgroup::Own { path, resources } = &plan.config.cgroup else { panic!("the agent's own") };
+        assert_eq!(path, &format!("burstable/pod{}", plan.config.uid));
+        assert_eq!((resources.cpu_quota_us, resources.memory_limit_bytes), (100_000, 256 << 20));
+        for container in &plan.containers {
+            let resources = &container.config.resources;
+            assert_eq!((resources.cpu_shares, resources.cpu_quota_us), (256, 50_000));
+            assert_eq!((resources.memory_limit_bytes, container.role), (128 << 20, Role::App));
+            assert_eq!(container.config.security.seccomp, SeccompProfile::RuntimeDefault);
+        }
+        assert_eq!(plan.config.hostname, "frontend");
+        assert_eq!(plan.config.namespaces.pid, NamespaceMode::Container);
+    }
+
+    #[test]
+    fn the_web_pod_has_its_init_containers_first_and_one_shared_directory() {
+        let plan = planned(include_str!("../../tests/manifests/web.yaml"), &facts());
+        let names: Vec<_> = plan.containers.iter().map(|c| (c.config.name.as_str(), c.role)).collect();
+        let expected =
+            [("make-page", Role::Init), ("check-page", Role::Init), ("nginx", Role::App), ("client", Role::App)];
+        assert_eq!(names, expected);
+        let [volume] = plan.volumes.as_slice() else { panic!("one volume") };
+        assert_eq!((&volume.path, &volume.content), (&PathBuf::from("/pods/p/volumes/work"), &Content::EmptyDir));
+        for container in &plan.containers {
+            assert_eq!(container.config.mounts[0].host_path, volume.path, "an alias of a list mounts the same");
+        }
+        assert!(plan.containers[0].config.args[0].contains("hello from web"), "$(POD_NAME) is expanded in args");
+    }
+
+    #[test]
+    fn every_honoured_field_arrives() {
+        let plan = planned(EVERYTHING, &facts());
+        let config = &plan.config;
+        assert_eq!((config.uid.as_str(), config.hostname.as_str()), ("6a2f41a3-c54c-fce8-32d2-0324e1c32e22", "host-1"));
+        assert_eq!(config.log_directory, Some(format!("/var/log/pods/test_everything_{}", config.uid).into()));
+        assert_eq!(config.namespaces.pid, NamespaceMode::Pod);
+        assert_eq!(config.sysctls.get("net.ipv4.ip_unprivileged_port_start").map(String::as_str), Some("0"));
+        assert_eq!(config.dns.as_ref().map(|d| d.servers.join(" ")), Some("10.0.0.1 10.1.1.1".into()));
+        assert_eq!(config.host_aliases[0].hostnames, ["db", "db.example"]);
+        assert_eq!((plan.active_deadline_seconds, plan.termination_grace_seconds), (Some(600), 5));
+        assert_eq!(plan.containers[0].role, Role::Sidecar);
+        let main = &plan.containers[1];
+        assert_eq!((main.pull_policy, main.message_policy), (PullPolicy::Never, MessagePolicy::FallbackToLogsOnError));
+        let security = &main.config.security;
+        assert_eq!((security.run_as_user, security.run_as_group), (Some(1002), Some(1001)), "its own, then the pod's");
+        assert_eq!((&security.supplemental_groups, security.strict_groups), (&vec![2000, 3000], true));
+        assert!(security.run_as_non_root && security.no_new_privs && security.readonly_rootfs);
+        assert_eq!(security.seccomp, SeccompProfile::Localhost("/seccomp/p/main.json".into()));
+        assert!(security.masked_paths.contains(&"/proc/kcore".to_owned()) && security.readonly_paths.len() == 5);
+        assert_eq!(
+            (&security.add_capabilities[..], &security.drop_capabilities[..]),
+            (&["NET_BIND_SERVICE".into()][..], &["ALL".into()][..])
+        );
+    }
+
+    #[test]
+    fn variables_come_in_the_kubelets_order_and_are_expanded_backwards_only() {
+        let main = planned(EVERYTHING, &facts()).containers.remove(1).config;
+        let get = |name: &str| main.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!(get("GREETING"), Some("hello everything, $(LATER)"));
+        assert_eq!((get("CFG_color"), get("password"), get("user")), (Some("blue"), Some("hunter2"), Some("root")));
+        assert_eq!(get("CFG_logo.bin"), None, "binaryData is for files");
+        assert_eq!((get("ABSENT"), get("CPUS"), get("MEMORY"), get("TIER")), (None, Some("2"), Some("64"), Some("1")));
+        assert_eq!(main.command, ["/bin/main", "--color=blue", "$(KEPT)", "$(UNKNOWN)"]);
+        assert_eq!(main.args, ["hello everything, $(LATER)"]);
+    }
+
+    #[test]
+    fn projected_files_have_their_modes_and_are_mounted_read_only() {
+        let plan = planned(EVERYTHING, &facts());
+        let etc = plan.volumes.iter().find(|v| v.name == "etc").expect("there");
+        assert_eq!(
+            (etc.path.to_str(), etc.fs_group),
+            (Some("/run/pods/p/volumes/etc"), Some(2000)),
+            "secrets on tmpfs"
+        );
+        let Content::Files(files) = &etc.content else { panic!("files") };
+        let shown: Vec<_> = files.iter().map(|(path, f)| (path.as_str(), f.mode, f.bytes.len())).collect();
+        let labels = "app.kubernetes.io/name=\"every\"\ntier=\"1\"".len();
+        let expected = [
+            ("blue.txt", 0o400, 4),
+            ("cpu", 0o440, 4),
+            ("labels", 0o440, labels),
+            ("password", 0o440, 7),
+            ("sub/page.html", 0o440, 13),
+            ("user", 0o440, 4),
+        ];
+        assert_eq!(shown, expected);
+        let mounts = &plan.containers[1].config.mounts;
+        let etc: Vec<_> = mounts.iter().filter(|m| m.container_path.starts_with("/etc")).collect();
+        assert!(etc.iter().all(|m| m.readonly));
+        assert_eq!(
+            etc.iter().map(|m| m.host_path.to_str().expect("text")).collect::<Vec<_>>(),
+            ["/run/pods/p/volumes/etc/sub/page.html", "/run/pods/p/volumes/etc/blue.txt", "/run/pods/p/volumes/etc",]
+        );
+        let host = mounts.iter().find(|m| m.container_path == "/host").expect("there");
+        assert_eq!((host.propagation, host.readonly), (Propagation::HostToContainer, false));
+    }
+
+    #[test]
+    fn each_attempt_has_its_log_and_message() {
+        let main = planned(EVERYTHING, &facts()).containers.remove(1);
+        let third = main.attempt(2);
+        assert_eq!((third.attempt, third.log_path), (2, Some("main/2.log".into())));
+        let message = third.mounts.iter().find(|m| m.container_path == "/tmp/message").expect("mounted");
+        assert_eq!((&message.host_path, message.readonly), (&PathBuf::from("/pods/p/containers/main/2"), false));
+        assert_eq!(message.host_path, main.message_file(2));
+    }
+
+    #[test]
+    fn a_uid_follows_content_node_and_salt() {
+        let text = include_str!("../../tests/manifests/frontend.yaml");
+        let uid = |text: &str, salt: &str| planned(text, &NodeFacts { uid_salt: salt.into(), ..facts() }).config.uid;
+        let first = uid(text, "");
+        assert_eq!((first.len(), first.clone()), (32, uid(&text.replace("\"64Mi\"", "64Mi  # same"), "")));
+        assert_ne!(first, uid(&text.replace("64Mi", "65Mi"), ""));
+        assert_ne!(first, uid(text, "instance"), "a file can run twice");
+    }
+
+    #[test]
+    fn what_this_node_cannot_give_is_refused_at_its_place() {
+        let elsewhere = NodeFacts { node_name: "node-2".into(), ..facts() };
+        let manifest = load(EVERYTHING.as_bytes(), "f").expect("good");
+        let error = plan(&manifest, 0, &elsewhere).expect_err("another node").to_string();
+        assert!(error.contains("items[2].spec.nodeName = \"node-1\": this node is \"node-2\""), "{error}");
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    image: i\n    \
+                    env:\n    - name: IP\n      valueFrom: {fieldRef: {fieldPath: status.podIP}}\n";
+        let manifest = load(text.as_bytes(), "f").expect("good");
+        let with = |pod_ips: Option<Vec<String>>| plan(&manifest, 0, &NodeFacts { pod_ips, ..facts() });
+        assert_eq!(with(None).expect("a placeholder").containers[0].config.env[0].1, "<the pod's address>");
+        assert_eq!(with(Some(vec!["10.0.0.9".into()])).expect("known").containers[0].config.env[0].1, "10.0.0.9");
+        let error = with(Some(vec![])).expect_err("none").to_string();
+        assert!(
+            error.starts_with("f:10:29: spec.containers[0].env[0].valueFrom.fieldRef: the pod has no address"),
+            "{error}"
+        );
+        assert!(plan(&manifest, 1, &facts()).is_err());
+    }
+
+    #[test]
+    fn a_sub_path_where_a_container_may_write_is_refused() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    image: i\n    \
+                    volumeMounts: [{name: v, mountPath: /a, subPath: b}]\n  volumes: [{name: v, emptyDir: {}}]\n";
+        let manifest = load(text.as_bytes(), "f").expect("good");
+        let error = plan(&manifest, 0, &facts()).expect_err("refused").to_string();
+        assert!(
+            error.contains("volumeMounts[0].subPath = \"b\": subPath of a volume that containers write"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_privileged_container_has_no_masks_and_no_filter() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  hostNetwork: true\n  hostPID: true\n  hostIPC: true\n  \
+                    containers: [{name: c, image: i, securityContext: {privileged: true}}]\n";
+        let plan = planned(text, &facts());
+        let security = &plan.containers[0].config.security;
+        assert!(security.masked_paths.is_empty() && security.readonly_paths.is_empty());
+        assert_eq!(security.seccomp, SeccompProfile::Unconfined);
+        let node = Namespaces { network: NamespaceMode::Node, pid: NamespaceMode::Node, ipc: NamespaceMode::Node };
+        assert_eq!((plan.config.namespaces, plan.config.hostname.as_str()), (node, ""));
+        let PodCgroup::Own { path, .. } = &plan.config.cgroup else { panic!("the agent's own") };
+        assert!(path.starts_with("besteffort/pod"));
     }
 }

@@ -10,6 +10,7 @@ use super::pod::{Container, DnsConfig, DnsPolicy, Metadata, PodSpec, RestartPoli
 use super::problem::Spot;
 use super::read::{Field, Fields};
 use super::schema;
+use super::yaml::Value;
 use std::collections::BTreeMap;
 
 /// Bytes of all annotations of an object (apimachinery, pkg/api/validation/objectmeta.go).
@@ -171,11 +172,11 @@ fn dns_policy(fields: &Fields<'_>) -> DnsPolicy {
     ];
     let policy = fields.get("dnsPolicy").and_then(|f| f.choice(choices)).unwrap_or_default();
     if policy == DnsPolicy::None {
-        let servers = fields.get("dnsConfig").and_then(|f| f.node.get("nameservers").cloned());
-        if !servers.is_some_and(|n| matches!(&n.value, super::yaml::Value::Seq(s) if !s.is_empty())) {
-            if let Some(field) = fields.get("dnsPolicy") {
-                field.wrong("no name server", "give dnsConfig.nameservers");
-            }
+        let config = fields.get("dnsConfig");
+        let servers = config.as_ref().and_then(|f| f.node.get("nameservers")).map(|n| &n.value);
+        let none = !matches!(servers, Some(Value::Seq(servers)) if !servers.is_empty());
+        if let Some(field) = fields.get("dnsPolicy").filter(|_| none) {
+            field.wrong("no name server", "give dnsConfig.nameservers");
         }
     }
     policy

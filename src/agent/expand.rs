@@ -61,15 +61,9 @@ pub struct Scope<'a> {
 pub type Environment = Vec<(String, String)>;
 
 impl Scope<'_> {
-    fn wrong(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) -> ManifestError {
-        ManifestError {
-            file: self.pod.file.clone(),
-            at: spot.at,
-            path: spot.path.clone(),
-            value: None,
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+    /// A problem at `spot`, found when the pod is planned.
+    pub(super) fn wrong(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) -> ManifestError {
+        ManifestError::new(self.pod.file.clone(), spot, None, message, remedy)
     }
 
     /// The environment of `container`: envFrom in order, then env in order, a later one wins. A value sees the variables before
@@ -163,7 +157,7 @@ impl Scope<'_> {
     pub fn field(&self, reference: &FieldRef, spot: &Spot) -> Result<String, ManifestError> {
         let metadata = &self.pod.metadata;
         let pod_ips = || match &self.facts.pod_ips {
-            None if self.pod.spec.host_network => Ok(self.facts.host_ips.clone()),
+            _ if self.pod.spec.host_network => Ok(self.facts.host_ips.clone()),
             None => Ok(vec!["<the pod's address>".to_owned()]),
             Some(ips) if ips.is_empty() => Err(self.wrong(
                 spot,

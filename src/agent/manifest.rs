@@ -156,7 +156,15 @@ fn refuse_kind(field: &Field<'_>, version: &str, kind: &str, spot: &Spot) {
 
 fn list<'a>(field: &Field<'a>, manifest: &mut Manifest, trees: &mut Vec<Field<'a>>) -> Option<()> {
     let fields = field.object(&schema::LIST)?;
-    fields.need("items")?.items().iter().for_each(|item| read(item, manifest, trees));
+    // The API server leaves out the kind of a PodList's items: it is told by the list's.
+    let of_pods = fields.string("kind").as_deref() == Some("PodList");
+    for item in fields.need("items")?.items() {
+        if of_pods && item.node.get("kind").is_none() && misspelt(&item, "kind").is_none() {
+            let _ = pod(&item, manifest, trees); // None: a problem was told
+        } else {
+            read(&item, manifest, trees);
+        }
+    }
     Some(())
 }
 
@@ -306,11 +314,36 @@ mod tests {
     }
 
     #[test]
+    fn the_pods_of_a_pod_list_need_no_kind() {
+        let item = "{\"metadata\":{\"name\":\"N\"},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}";
+        let items = [item.replace('N', "a"), item.replace('N', "b")].join(",");
+        let text = format!("{{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"items\":[{items}]}}");
+        let manifest = load(text.as_bytes(), "f").unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(manifest.pods.iter().map(|p| p.metadata.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(load(text.replace("PodList", "List").as_bytes(), "f").is_err());
+    }
+
+    #[test]
+    fn a_file_full_of_nonsense_is_refused_in_time() {
+        let fields: String = (0..50_000).map(|i| format!("containrs{i}: x\n")).collect();
+        let list = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers: [{}]\n",
+            "x,".repeat(50_000)
+        );
+        let start = std::time::Instant::now();
+        for text in [format!("kind: Pod\napiVersion: v1\n{fields}"), list] {
+            let errors = load(text.as_bytes(), "f").expect_err("nonsense");
+            assert!(errors.errors.len() <= crate::agent::problem::MAX_PROBLEMS);
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    }
+
+    #[test]
     fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
         let text =
             "apiVersion: v1\nkind: Pod\nmetadata: {name: A}\nspec:\n  containers:\n  - image: 5\n    comand: [x]\n";
         let errors = load(text.as_bytes(), "f").expect_err("bad").errors;
-        let places: Vec<_> = errors.iter().map(|e| (e.at.line, e.path.as_str())).collect();
+        let places: Vec<_> = errors.iter().map(|e| (e.at.line, &*e.path)).collect();
         let path = |field| format!("spec.containers[0].{field}");
         let expected = [(3, "metadata.name".to_owned()), (6, path("name")), (6, path("image")), (7, path("comand"))];
         assert_eq!(places, expected.iter().map(|(l, p)| (*l, p.as_str())).collect::<Vec<_>>());

@@ -5,7 +5,7 @@
 use super::problem::{At, Spot};
 use super::quantity::Quantity;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// metadata of any object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +22,7 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// The file it comes from, as the user named it.
-    pub file: Rc<str>,
+    pub file: Arc<str>,
     pub spot: Spot,
     pub metadata: Metadata,
     /// A hash of what the file says (not of how it is indented); part of the uid that a pod without one gets.

@@ -6,7 +6,7 @@
 use crate::error::{Error, Kind};
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Problems told of one file; the rest is counted only. More would scroll the first one, which often explains them, away.
 pub const MAX_PROBLEMS: usize = 20;
@@ -50,23 +50,43 @@ pub struct At<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestError {
     /// The file's name as the user gave it.
-    pub file: Rc<str>,
+    pub file: Arc<str>,
     /// Where the value stands (the key, where the key is what is wrong).
     pub at: Mark,
     /// The field; empty for what concerns the whole document.
-    pub path: String,
+    pub path: Box<str>,
     /// What stands there, cut to a line; `None` where there is no one value.
-    pub value: Option<String>,
+    pub value: Option<Box<str>>,
     /// What is wrong with it: lower case, no final period.
-    pub message: String,
+    pub message: Box<str>,
     /// What to write instead.
-    pub remedy: String,
+    pub remedy: Box<str>,
+}
+
+impl ManifestError {
+    /// One at `spot` of `file`; `value` is what stands there.
+    pub fn new(
+        file: Arc<str>,
+        spot: &Spot,
+        value: Option<&str>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        ManifestError {
+            file,
+            at: spot.at,
+            path: spot.path.as_str().into(),
+            value: value.map(|v| shown(v).into()),
+            message: message.into().into(),
+            remedy: remedy.into().into(),
+        }
+    }
 }
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: ", self.file, self.at.line, self.at.column)?;
-        match (self.path.as_str(), &self.value) {
+        match (&*self.path, &self.value) {
             ("", None) => {}
             ("", Some(value)) => write!(f, "{value}: ")?,
             (path, None) => write!(f, "{path}: ")?,
@@ -112,35 +132,34 @@ impl From<ManifestErrors> for Error {
 /// Collects the problems of one file while it is read; shared by all who read it.
 #[derive(Debug)]
 pub struct Problems {
-    file: Rc<str>,
+    file: Arc<str>,
     list: RefCell<Vec<ManifestError>>,
     more: Cell<usize>,
 }
 
 impl Problems {
     /// None yet.
-    pub fn new(file: Rc<str>) -> Self {
+    pub fn new(file: Arc<str>) -> Self {
         Problems { file, list: RefCell::default(), more: Cell::default() }
     }
 
     /// The file's name.
-    pub fn file(&self) -> Rc<str> {
-        Rc::clone(&self.file)
+    pub fn file(&self) -> Arc<str> {
+        Arc::clone(&self.file)
     }
 
     /// Adds one, with the `value` that is wrong.
     pub fn wrong(&self, spot: &Spot, value: &str, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(spot, Some(shown(value)), message.into(), remedy.into());
+        self.push(ManifestError::new(self.file(), spot, Some(value), message, remedy));
     }
 
     /// Adds one that is not about one value.
     pub fn add(&self, spot: &Spot, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(spot, None, message.into(), remedy.into());
+        self.push(ManifestError::new(self.file(), spot, None, message, remedy));
     }
 
-    fn push(&self, spot: &Spot, value: Option<String>, message: String, remedy: String) {
+    fn push(&self, error: ManifestError) {
         let mut list = self.list.borrow_mut();
-        let error = ManifestError { file: self.file(), at: spot.at, path: spot.path.clone(), value, message, remedy };
         if list.contains(&error) {
             return; // a field that two others depend on is read twice
         }
@@ -149,6 +168,11 @@ impl Problems {
             return;
         }
         list.push(error);
+    }
+
+    /// Whether further ones are only counted: no need to look for a remedy.
+    pub fn is_full(&self) -> bool {
+        self.list.borrow().len() >= MAX_PROBLEMS
     }
 
     /// Whether there is none so far.

@@ -8,6 +8,9 @@ use super::quantity::Quantity;
 use super::schema::{Object, Use};
 use super::yaml::{self, Entry, Node, Value};
 
+/// Items of one list: lists are looked through for each other's names. Arguments of a command are the longest in practice.
+const MAX_ITEMS: usize = 4096;
+
 /// A value in the tree, and what the field is called.
 #[derive(Debug, Clone)]
 pub struct Field<'a> {
@@ -55,8 +58,8 @@ impl<'a> Field<'a> {
             }
             rest = rest.strip_prefix('.').unwrap_or(rest);
             let Value::Map(entries) = &node.value else { return None };
-            let found = entries.iter().filter_map(|e| Some((e, rest.strip_prefix(quoted(&e.key).as_str())?)));
-            let (entry, after) = found.filter(|(_, after)| after.is_empty() || after.starts_with(['.', '['])).next()?;
+            let mut found = entries.iter().filter_map(|e| Some((e, rest.strip_prefix(quoted(&e.key).as_str())?)));
+            let (entry, after) = found.find(|(_, after)| after.is_empty() || after.starts_with(['.', '[']))?;
             node = &entry.value;
             // A value on the key's line is what the reader looks for; an object below it is found by its key.
             at = if matches!(node.value, Value::Scalar { .. }) { node.at } else { entry.at };
@@ -168,6 +171,10 @@ impl<'a> Field<'a> {
     /// The items of a list.
     pub fn items(&self) -> Vec<Field<'a>> {
         match &self.node.value {
+            Value::Seq(items) if items.len() > MAX_ITEMS => {
+                self.wrong(format!("{} items", items.len()), format!("write at most {MAX_ITEMS}"));
+                Vec::new()
+            }
             Value::Seq(items) => items
                 .iter()
                 .enumerate()
@@ -216,7 +223,8 @@ impl<'a> Field<'a> {
         let spot = Spot { at: entry.at, path: join(&self.path, &entry.key) };
         match object.find(&entry.key) {
             None => {
-                let remedy = match did_you_mean(&entry.key, object.names()) {
+                let meant = if self.problems.is_full() { None } else { did_you_mean(&entry.key, object.names()) };
+                let remedy = match meant {
                     Some(meant) => format!("did you mean {meant}?"),
                     None => "remove it, or look up its name and place with kubectl explain".to_owned(),
                 };

@@ -91,6 +91,13 @@ pub(super) fn plan(scope: &Scope<'_>, volume: &Volume, facts: &NodeFacts) -> Res
             for source in sources {
                 add_files(scope, source, *default_mode, &mut files)?;
             }
+            for path in files.keys() {
+                let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+                if let Some(file) = above.into_iter().find(|a| files.contains_key(*a)) {
+                    let message = format!("{path} is below {file}, which is a file");
+                    return Err(scope.wrong(&volume.spot, message, "give one of the two another path"));
+                }
+            }
             let dir = if *secret { &facts.secret_dir } else { &facts.pod_dir };
             (below(dir), Content::Files(files))
         }

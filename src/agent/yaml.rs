@@ -9,7 +9,7 @@
 use super::problem::{Mark, Problems, Spot};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes of one manifest; what the kubelet reads of a file (pkg/kubelet/config/common.go).
 pub const MAX_BYTES: usize = 10 << 20;
@@ -344,7 +344,8 @@ impl<'p> Tree<'p> {
         for source in sources {
             match source.value {
                 Value::Map(more) => {
-                    let new: Vec<_> = more.into_iter().filter(|m| !result.iter().any(|e| e.key == m.key)).collect();
+                    let known: HashSet<&str> = result.iter().map(|e| e.key.as_str()).collect();
+                    let new: Vec<_> = more.into_iter().filter(|m| !known.contains(m.key.as_str())).collect();
                     result.extend(new);
                 }
                 _ => {
@@ -445,7 +446,7 @@ mod tests {
         let problems = Problems::new("f".into());
         assert_eq!(parse(&problems, b"a: 1\nb: \xff\n"), None);
         let error = problems.finish(()).expect_err("not UTF-8").errors.remove(0);
-        assert_eq!((error.at, error.message.as_str()), (Mark { line: 2, column: 4 }, "not UTF-8"));
+        assert_eq!((error.at, &*error.message), (Mark { line: 2, column: 4 }, "not UTF-8"));
         assert!(read("a: 1\nb: \0c\n").expect_err("NUL").contains("f:2:4: control character 0x00"));
         assert!(read("a:\n\tb: 1\n").expect_err("a tab").contains("indent with spaces"));
     }
