@@ -252,8 +252,14 @@ fn memory_above_a_limit_is_killed_and_the_limit_that_ran_out_is_named() {
     apply(&area.host, &pod, &of(memory(-1)), false).expect("pod");
     let above = area.host.open(&area.path).expect("open");
     apply(&area.host, &above, &of(memory(24 * MIB)), false).expect("above the pod");
-    let (status, whose) = judge_in(&container, &pod, &format!("exec {}", hog(28)));
-    assert_eq!((status.signal(), whose), (Some(9), Some(Oom::Node)));
+    let before = oom::read(container.as_fd(), Some(pod.as_fd())).expect("read");
+    let small = area.create("pod/small", &ALL);
+    apply(&area.host, &small, &of(memory(4 * MIB)), false).expect("small");
+    assert_eq!(shell_in(&small, &format!("exec {}", hog(16))).wait().expect("wait").signal(), Some(9));
+    let status = shell_in(&container, &format!("exec {}", hog(28))).wait().expect("wait");
+    let now = oom::read(container.as_fd(), Some(pod.as_fd())).expect("read");
+    let whose = oom::judge(before, now);
+    assert_eq!((status.signal(), whose), (Some(9), Some(Oom::Node)), "a neighbour's own limit is not the pod's");
     neighbour.kill().expect("kill");
     sleeper.wait().expect("wait");
 }

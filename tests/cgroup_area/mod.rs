@@ -19,7 +19,7 @@ pub struct Area {
 impl Area {
     pub fn new() -> Area {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("podwright-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("podwright-cgroup-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let host = Hierarchy::discover().expect("cgroup v2 is mounted");
         Area { host, path: CgroupPath::root().child(&name).expect("a valid name") }
     }
