@@ -39,6 +39,15 @@ fn os(step: Step, object: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
 /// kernel; fsconfig(2) cannot take 127 layers and Linux 6.1 has no `lowerdir+`). `volatile`: after a crash of the machine the
 /// container is gone, so its writes need no sync.
 pub(super) fn overlay(root: &Root) -> Result<OwnedFd, StartError> {
+    let mut made = Err(StartError::refused(Step::Overlay, "mount overlay: the helper did not run"));
+    helper_newns(&mut || made = overlay_here(root)).map_err(os(Step::Overlay, "(helper)"))?;
+    made
+}
+
+/// In the helper. Its descriptors are the shim's as well, so what is opened here is closed here; and it is opened here, for
+/// overlayfs takes layers of the caller's mount namespace only.
+fn overlay_here(root: &Root) -> Result<OwnedFd, StartError> {
+    mount::make_all_private().map_err(os(Step::Overlay, "(private mounts)"))?;
     let open = |path: &CString| openat2::open_host_path(path).map_err(os(Step::Overlay, &path.to_string_lossy()));
     let layers = root.layers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open(&root.upper)?, open(&root.work)?);
@@ -53,15 +62,10 @@ pub(super) fn overlay(root: &Root) -> Result<OwnedFd, StartError> {
     }
     options.extend_from_slice(b",index=off,volatile");
     let options = CString::new(options).map_err(|_| StartError::refused(Step::Overlay, "options with a NUL"))?;
-    let mut made = Err(io::Error::from_raw_os_error(0));
-    // /proc/fs: a directory that is on every host and on nothing's way.
-    helper_newns(&mut || {
-        made = mount::make_all_private()
-            .and_then(|()| mount::mount_overlay(c"/proc/fs", &options))
-            .and_then(|()| mount::open_tree_clone_path(c"/proc/fs", Depth::One));
-    })
-    .map_err(os(Step::Overlay, "(helper)"))?;
-    made.map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
+    // /proc/fs: a directory that is on every host and in nobody's way.
+    mount::mount_overlay(c"/proc/fs", &options)
+        .and_then(|()| mount::open_tree_clone_path(c"/proc/fs", Depth::One))
+        .map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
 }
 
 /// Opens everything but the overlay, which is given.
