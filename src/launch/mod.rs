@@ -20,8 +20,18 @@ use std::os::fd::OwnedFd;
 
 pub mod exec;
 pub mod pause;
+pub mod plan;
+pub mod plan_mounts;
 pub mod spawn;
+pub mod user;
+mod attach;
+mod confine;
+mod explain;
+mod init;
+pub mod reaper;
+mod report;
 mod step;
+mod trees;
 
 pub use step::Step;
 
@@ -95,13 +105,32 @@ impl StartError {
     }
 }
 
+/// The container's seccomp filter: the one call site of the compiler.
+fn filter(launch: &wire::Launch, _spec: &oci_spec::runtime::Spec, _bounding: u64) -> Result<plan::Filter, StartError> {
+    match launch.seccomp {
+        wire::Seccomp::Unconfined => Ok(plan::Filter::default()),
+        wire::Seccomp::RuntimeDefault | wire::Seccomp::Spec => {
+            Err(StartError::refused(Step::Plan, "linux.seccomp: the compiler is not merged yet"))
+        }
+    }
+}
+
 /// Numbers of asm-generic/errno-base.h that are branched on; the same on every architecture of ours.
 pub(crate) mod libc_errno {
     pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
     pub const ENOMEM: i32 = 12;
     pub const EACCES: i32 = 13;
+    pub const EBUSY: i32 = 16;
+    pub const EXDEV: i32 = 18;
+    pub const ENOTDIR: i32 = 20;
+    pub const EINVAL: i32 = 22;
     pub const ENOSPC: i32 = 28;
+    pub const EROFS: i32 = 30;
+    pub const EPIPE: i32 = 32;
+    pub const ENOSYS: i32 = 38;
+    pub const ELOOP: i32 = 40;
+    pub const ETIMEDOUT: i32 = 110;
     pub const EDQUOT: i32 = 122;
 }
 

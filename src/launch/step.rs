@@ -62,6 +62,7 @@ steps! {
     Seccomp = "load seccomp filter",
     CloseFiles = "close files",
     Exec = "exec",
+    Init = "exec the own init",
     // Of pause.
     Hostname = "sethostname",
     Loopback = "bring up lo",

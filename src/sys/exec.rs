@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// A null-terminated array of C strings, as execve(2) wants it; the strings are borrowed.
@@ -92,17 +92,37 @@ pub fn dup_to_standard(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of fcntl(2).
-pub fn dup_above_standard(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
+pub fn dup_above_standard(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
-/// Clears or sets FD_CLOEXEC: fcntl(2).
+/// Makes a descriptor number 3 as well, to be handed through an execve(2): dup3(2). For a child that is about to execute a
+/// program and holds nothing at 3 that it still wants.
 ///
 /// # Errors
-/// Those of fcntl(2).
-pub fn set_cloexec(fd: BorrowedFd<'_>, cloexec: bool) -> io::Result<()> {
-    let flags = if cloexec { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() };
-    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+/// Those of dup(2).
+pub fn become_fd_3(fd: &OwnedFd) -> io::Result<()> {
+    if fd.as_raw_fd() == 3 {
+        return Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?);
+    }
+    // SAFETY: `fd` is open. Whoever owned 3 in this process is not run again: the caller execs or exits.
+    match unsafe { libc::dup2(fd.as_raw_fd(), 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes descriptor 3 as it was handed through an execve(2), O_CLOEXEC again.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn take_fd_3() -> io::Result<OwnedFd> {
+    // SAFETY: takes integers; this asks whether 3 is open and marks it.
+    if unsafe { libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and a program that has just begun has given nobody else ownership of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
 /// Every signal's disposition to SIG_DFL and the mask empty. Both are inherited across execve(2), and Rust's start ignores SIGPIPE.

@@ -67,3 +67,40 @@ pub fn read_until(fd: BorrowedFd<'_>, buf: &mut [u8], end: Instant) -> io::Resul
     }
     Ok(filled)
 }
+
+/// Reaps a child that has ended, whichever: its pid and its exit code (128+n for signal n); `None` when all run.
+///
+/// # Errors
+/// `ECHILD` when there are none.
+pub fn reap_any() -> io::Result<Option<(u32, i32)>> {
+    waitpid(-1, libc::WNOHANG)
+}
+
+fn waitpid(pid: libc::pid_t, flags: libc::c_int) -> io::Result<Option<(u32, i32)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes to nothing else.
+    let pid = unsafe { libc::waitpid(pid, &raw mut status, flags) };
+    match u32::try_from(pid) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(0) => Ok(None),
+        Ok(pid) if libc::WIFEXITED(status) => Ok(Some((pid, libc::WEXITSTATUS(status)))),
+        Ok(pid) => Ok(Some((pid, 128 + libc::WTERMSIG(status)))),
+    }
+}
+
+/// Waits for the child `pid`: its pid and its exit code (128+n for signal n).
+///
+/// # Errors
+/// `ECHILD` when it is no child of ours.
+pub fn reap(pid: u32) -> io::Result<(u32, i32)> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
+    waitpid(pid, 0)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
+}
+
+/// Waits for any child.
+///
+/// # Errors
+/// `ECHILD` when there are none.
+pub fn reap_any_blocking() -> io::Result<(u32, i32)> {
+    waitpid(-1, 0)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
+}
