@@ -1,4 +1,5 @@
 //! Drives a real shim as an engine does, blocking; and a pod's surroundings: directories, cgroups, a busybox root.
+#![allow(dead_code)] // each test file that includes it uses a part
 
 use podwright::id::{ContainerId, ExecId, PodId};
 use podwright::state::model::{NamespaceMode, Namespaces};
@@ -148,7 +149,7 @@ pub struct Pod {
     ordinal: u32,
 }
 
-fn cgroup2_mount() -> PathBuf {
+pub fn cgroup2_mount() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
     line.split(' ').nth(4).expect("mount point").into()
