@@ -2,6 +2,8 @@
 
 mod shim_client;
 
+use podwright::state::flight::{Flight, Source};
+use podwright::state::model::NamespaceMode;
 use podwright::state::record::{self, ExitRecord, ExitStatus, ProcessRecord, SandboxRecord};
 use podwright::wire::{Event, FailureKind, Reply, Request};
 use shim_client::{PATIENCE, Pod, eventually, populated};
@@ -94,11 +96,13 @@ fn a_container_that_cannot_start_has_a_record_that_says_why() {
 #[test]
 fn what_a_container_leaves_behind_goes_with_it_though_it_holds_the_pipe() {
     let mut pod = Pod::up(binary(), None);
-    let id = pod.start("(setsid sleep 1000 &) ; echo out; exit 0");
-    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
-    assert_eq!(pod.logged(&id), ["stdout F out"]);
-    assert!(!populated(&pod.cgroup_of(&id)));
-    fs::remove_dir(pod.cgroup_of(&id)).expect("nothing is left in it");
+    for pid in [NamespaceMode::Container, NamespaceMode::Node] {
+        let id = pod.start_in(pid, "(setsid sleep 1000 &) ; echo out; exit 0");
+        assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
+        assert_eq!(pod.logged(&id), ["stdout F out"]);
+        assert!(!populated(&pod.cgroup_of(&id)));
+        fs::remove_dir(pod.cgroup_of(&id)).expect("nothing is left in it");
+    }
     stop(&mut pod);
 }
 
@@ -237,14 +241,19 @@ fn a_peer_that_talks_nonsense_or_does_not_read_costs_the_others_nothing() {
 #[test]
 fn the_death_of_the_owner_takes_every_process_of_the_pod_and_the_shim_with_it() {
     let mut pod = Pod::up(binary(), Some(INSTANCE));
-    pod.start("(setsid sleep 1000 &); sleep 1000");
-    pod.start("exec sleep 1000");
+    let own = pod.start("(setsid sleep 1000 &); sleep 1000");
+    pod.start_in(NamespaceMode::Node, "exec sleep 1000");
+    let (_, _, _output) = pod.exec(&own, "sleep 1000", Duration::ZERO);
+    let mut other = Pod::up(binary(), Some("89abcdef"));
+    let bystander_s = other.start("exec sleep 1000");
     let (bystander, _reader) = std::os::unix::net::UnixStream::pair().expect("pair");
     pod.client = shim_client::Client::new(bystander); // the owner hangs up
     let began = Instant::now();
     pod.shim.wait().expect("wait");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(!populated(&pod.cgroup));
+    assert!(populated(&other.cgroup_of(&bystander_s)), "nobody else's processes are touched");
+    stop(&mut other);
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     assert!(!mounts.contains(pod.dir().to_str().expect("utf-8")));
 }
@@ -263,9 +272,13 @@ fn an_owner_that_dies_before_the_sandbox_leaves_no_shim() {
 }
 
 #[test]
-fn orphans_of_the_pod_leave_no_zombies() {
+fn orphans_of_a_container_in_the_host_s_pid_namespace_leave_no_zombies() {
     let mut pod = Pod::up(binary(), None);
-    let id = pod.start("i=0; while [ $i -lt 200 ]; do (sh -c 'true &' &); i=$((i+1)); done; exec sleep 1000");
+    let id = pod.start_in(
+        NamespaceMode::Node,
+        "i=0; while [ $i -lt 500 ]; do (sh -c 'true &' &); i=$((i+1)); done; echo all; exec sleep 1000",
+    );
+    eventually("all have run", || pod.logged(&id) == ["stdout F all"]);
     let children = format!("/proc/{0}/task/{0}/children", pod.shim.id());
     let zombies = || {
         let text = fs::read_to_string(&children).expect("children");
@@ -277,4 +290,174 @@ fn orphans_of_the_pod_leave_no_zombies() {
     assert!(matches!(pod.client.call(Request::Kill { container: id.clone() }), Reply::Done));
     assert_eq!(pod.client.exit(&id).status, ExitStatus::Signaled(9));
     stop(&mut pod);
+}
+
+#[test]
+fn a_terminal_is_logged_as_stdout_and_its_end_is_the_end_of_the_container() {
+    let mut pod = Pod::up(binary(), None);
+    let (mut launch, cgroup) = pod.launch(&["/bin/busybox", "sh", "-c", "tty >/dev/null && echo terminal"]);
+    launch.stdio.tty = true;
+    launch.spec["process"]["terminal"] = true.into();
+    let id = launch.container.clone();
+    let (reply, fds) = pod.start_launch(launch, &cgroup);
+    assert!(matches!(reply, Reply::Started(_)), "{reply:?}");
+    assert_eq!(fds.len(), 2, "pidfd and the terminal");
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
+    let text = fs::read_to_string(pod.log(&id)).expect("read");
+    assert!(text.ends_with(" stdout F terminal\r\n"), "{text:?}");
+    stop(&mut pod);
+}
+
+#[test]
+fn input_is_at_its_end_at_once_unless_it_is_to_be_attached() {
+    let mut pod = Pod::up(binary(), None);
+    let id = pod.start("cat; echo end");
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
+    let (mut launch, cgroup) = pod.launch(&["/bin/busybox", "cat"]);
+    launch.stdio.stdin = true;
+    let id = launch.container.clone();
+    assert!(matches!(pod.start_launch(launch, &cgroup).0, Reply::Started(_)));
+    let (_, number, _output) = pod.exec(&id, "true", Duration::ZERO);
+    assert!(matches!(pod.client.answer(number).0, Reply::Executed(e) if e.status == ExitStatus::Exited(0)));
+    assert!(pod.client.events.is_empty(), "it waits for input");
+    assert!(matches!(pod.client.call(Request::Kill { container: id.clone() }), Reply::Done));
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Signaled(9));
+    stop(&mut pod);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_a_failed_start_and_no_process() {
+    let mut pod = Pod::up(binary(), None);
+    let (mut launch, cgroup) = pod.launch(&["/bin/busybox", "true"]);
+    launch.stdio.log = Some(pod.dir().join("nowhere/log"));
+    let id = launch.container.clone();
+    let path = pod.container(&id).join("exit.json");
+    match pod.start_launch(launch, &cgroup).0 {
+        Reply::Failed(failure) => assert!(failure.message.contains("nowhere/log"), "{}", failure.message),
+        other => panic!("{other:?}"),
+    }
+    let exit: ExitRecord = record::read(&path).expect("read").expect("written");
+    assert!(matches!(exit.status, ExitStatus::StartFailed { .. }));
+    stop(&mut pod);
+}
+
+#[test]
+fn a_pause_that_is_killed_is_told() {
+    let mut pod = Pod::up(binary(), None);
+    let sandbox: SandboxRecord = record::read(&pod.dir().join("sandbox.json")).expect("read").expect("written");
+    podwright::sys::exec::kill(sandbox.pause.pid, 9).expect("kill pause");
+    assert!(matches!(pod.client.event(), Event::SandboxExited { status: ExitStatus::Signaled(9) }));
+    let (launch, cgroup) = pod.launch(&["/bin/busybox", "true"]);
+    assert!(
+        matches!(pod.start_launch(launch, &cgroup).0, Reply::Failed(f) if f.kind == FailureKind::FailedPrecondition)
+    );
+    stop(&mut pod);
+}
+
+#[test]
+fn a_shim_is_not_dumpable_has_its_name_and_holds_nothing_of_its_parent_s() {
+    let pod = Pod::up(binary(), None);
+    let proc = |file: &str| format!("/proc/{}/{file}", pod.shim.id());
+    assert_eq!(fs::read_to_string(proc("comm")).expect("comm"), "podwright-shim\n");
+    assert!(fs::read_to_string(proc("cmdline")).expect("cmdline").starts_with("podwright-shim\0"));
+    assert_eq!(fs::read_link(proc("cwd")).expect("cwd"), Path::new("/"));
+    assert_eq!(fs::read_link(proc("fd/0")).expect("fd 0"), Path::new("/dev/null"));
+    let stat = fs::read_to_string(proc("stat")).expect("stat");
+    let session = stat.rsplit_once(')').expect("name").1.split_whitespace().nth(3).expect("session").to_owned();
+    assert_eq!(session, pod.shim.id().to_string());
+    let open = fs::read_dir(proc("fd")).expect("fds").count();
+    assert!(open <= 10, "{open} descriptors");
+    assert_eq!(fs::read_dir(proc("task")).expect("tasks").count(), 1);
+}
+
+#[test]
+fn what_was_done_is_in_the_flight_recorder() {
+    let mut pod = Pod::up(binary(), None);
+    let id = pod.start("exit 3");
+    pod.client.exit(&id);
+    let entries = Flight::open(&pod.dir().join("flight"), Source::Engine).expect("open").read().expect("read");
+    let steps: Vec<_> = entries.iter().map(|entry| entry.step.as_str()).collect();
+    let (start, end) = (format!("start {}", id.short()), format!("{} has ended: Exited(3)", id.short()));
+    assert_eq!(steps, ["start pause", &start, &end]);
+    assert!(entries[0].took.is_some() && entries.iter().all(|entry| entry.source == Source::Shim));
+    stop(&mut pod);
+}
+
+/// Every verb once, on a shim that may die at any moment; the container, if it came that far.
+fn every_verb(pod: &mut Pod) -> Option<()> {
+    let ask = |pod: &mut Pod, request: Request| {
+        let number = pod.client.send(request, &[]);
+        pod.client.answer_unless_closed(number)
+    };
+    ask(pod, Request::Hello { versions: podwright::wire::VERSIONS, owner: false })?;
+    let number = pod.send_sandbox();
+    pod.client.answer_unless_closed(number)?;
+    for args in [&["/bin/nothing"][..], &["/bin/busybox", "sh", "-c", "echo out; (sleep 1000 &); exec sleep 1000"][..]]
+    {
+        let (launch, cgroup) = pod.launch(args);
+        let container = launch.container.clone();
+        let number = pod.client.send(Request::Start(launch), &[&cgroup]);
+        if !matches!(pod.client.answer_unless_closed(number)?.0, Reply::Started(_)) {
+            ask(pod, Request::Forget { container })?;
+            continue;
+        }
+        let (_, number, _output) = pod.exec(&container, "(sleep 1000 &); exit 0", Duration::ZERO);
+        pod.client.answer_unless_closed(number)?;
+        let (_, number, _output) = pod.exec(&container, "sleep 1000", Duration::from_millis(50));
+        pod.client.answer_unless_closed(number)?;
+        ask(pod, Request::ReopenLog { container: container.clone() })?;
+        // Without a handler the first process of a pid namespace does not get it, pid_namespaces(7).
+        ask(pod, Request::Signal { container: container.clone(), signal: 15 })?;
+        ask(pod, Request::Kill { container })?;
+    }
+    ask(pod, Request::StopSandbox)?;
+    let ended = match ask(pod, Request::List)?.0 {
+        Reply::List { containers, .. } => containers,
+        other => panic!("{other:?}"),
+    };
+    for container in ended {
+        ask(pod, Request::Forget { container: container.container })?;
+    }
+    ask(pod, Request::Shutdown).map(|_| ())
+}
+
+/// A fault point is passed between two steps: wherever the shim dies, what is on disk is whole, and every process is in the pod's cgroup,
+/// where whoever comes next finds it.
+#[test]
+fn a_shim_killed_at_any_step_boundary_leaves_whole_records_and_no_stray_process() {
+    let points = tempfile::NamedTempFile::new().expect("temp file");
+    let mut pod = Pod::born_to(binary(), None, &format!("list:{}", points.path().display()));
+    every_verb(&mut pod).expect("it lives");
+    pod.shim.wait().expect("wait");
+    let text = fs::read_to_string(points.path()).expect("read");
+    let passed: std::collections::BTreeSet<_> = text.lines().filter(|point| point.starts_with("shim.")).collect();
+    assert!(passed.len() >= 20, "{passed:?}");
+    for point in passed {
+        let mut pod = Pod::born_to(binary(), None, &format!("kill:{point}"));
+        let finished = every_verb(&mut pod).is_some();
+        let status = pod.shim.wait().expect("wait");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point} {finished}");
+        record::read::<SandboxRecord>(&pod.dir().join("sandbox.json")).expect(point);
+        for entry in fs::read_dir(pod.dir()).expect("list").map(|entry| entry.expect("entry").path()) {
+            record::read::<ProcessRecord>(&entry.join("process.json")).or_else(not_a_directory).expect(point);
+            record::read::<ExitRecord>(&entry.join("exit.json")).or_else(not_a_directory).expect(point);
+        }
+        pod.kill_all();
+        eventually("everything of the pod was in its cgroup", || !populated(&pod.cgroup));
+        let strays = processes_below(pod.dir());
+        assert!(strays.is_empty(), "{point}: {strays:?}");
+    }
+}
+
+fn not_a_directory<T>(e: podwright::error::Error) -> podwright::error::Result<Option<T>> {
+    if e.to_string().contains("ENOTDIR") { Ok(None) } else { Err(e) }
+}
+
+/// Processes that have something of `dir` mounted: those of its containers.
+fn processes_below(dir: &Path) -> Vec<String> {
+    let dir = dir.to_str().expect("utf-8");
+    let pids = fs::read_dir("/proc").expect("proc").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mounted =
+        |pid: &String| fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|text| text.contains(dir));
+    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(mounted).collect()
 }

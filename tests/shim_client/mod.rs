@@ -1,7 +1,8 @@
 //! Drives a real shim as an engine does, blocking; and a pod's surroundings: directories, cgroups, a busybox root.
+#![allow(dead_code)] // each test file that includes it uses a part
 
 use podwright::id::{ContainerId, ExecId, PodId};
-use podwright::state::model::Namespaces;
+use podwright::state::model::{NamespaceMode, Namespaces};
 use podwright::state::record::ExitRecord;
 use podwright::sys::epoll::{Epoll, Interest};
 use podwright::sys::socket::{recvmsg, sendmsg};
@@ -45,7 +46,10 @@ impl Client {
         self.next += 1;
         let bytes = wire::encode(&ToShim { id: self.next, request }).expect("encode");
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        assert_eq!(sendmsg(&self.socket, &bytes, &fds).expect("send"), bytes.len(), "it fits the socket");
+        // A shim that is gone shows when its answer is waited for.
+        if let Ok(sent) = sendmsg(&self.socket, &bytes, &fds) {
+            assert_eq!(sent, bytes.len(), "it fits the socket");
+        }
         self.next
     }
 
@@ -84,13 +88,17 @@ impl Client {
     }
 
     pub fn answer(&mut self, id: u32) -> (Reply, Vec<OwnedFd>) {
+        self.answer_unless_closed(id).expect("the shim has closed")
+    }
+
+    pub fn answer_unless_closed(&mut self, id: u32) -> Option<(Reply, Vec<OwnedFd>)> {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.replies.iter().position(|(of, ..)| *of == id) {
                 let (_, reply, fds) = self.replies.remove(at);
-                return (reply, fds);
+                return Some((reply, fds));
             }
-            self.receive(until).expect("the shim has closed");
+            self.receive(until)?;
         }
     }
 
@@ -141,7 +149,7 @@ pub struct Pod {
     ordinal: u32,
 }
 
-fn cgroup2_mount() -> PathBuf {
+pub fn cgroup2_mount() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
     line.split(' ').nth(4).expect("mount point").into()
@@ -150,6 +158,11 @@ fn cgroup2_mount() -> PathBuf {
 impl Pod {
     /// A shim and its first connection, which has said nothing.
     pub fn born(binary: &Path, instance: Option<&str>) -> Pod {
+        Pod::born_to(binary, instance, "")
+    }
+
+    /// The same with a fault, see [`podwright::fault`].
+    pub fn born_to(binary: &Path, instance: Option<&str>, fault: &str) -> Pod {
         let temp = tempfile::tempdir().expect("tempdir");
         let id = PodId::random();
         let cgroup = cgroup2_mount().join(format!("podwright-test-{}", id.short()));
@@ -159,6 +172,9 @@ impl Pod {
         let mut command = Command::new(binary);
         command.arg0("podwright-shim").arg("shim").arg(id.as_str());
         command.arg("--state").arg(temp.path().join("state")).arg("--root").arg(temp.path().join("root"));
+        if !fault.is_empty() {
+            command.env("PODWRIGHT_FAULT", fault);
+        }
         if let Some(instance) = instance {
             command.arg("--instance").arg(instance);
         }
@@ -182,6 +198,13 @@ impl Pod {
     }
 
     pub fn sandbox(&mut self) -> Reply {
+        let id = self.send_sandbox();
+        let (reply, fds) = self.client.answer(id);
+        assert_eq!(fds.len(), usize::from(matches!(reply, Reply::Sandbox(_))), "the pidfd of pause: {reply:?}");
+        reply
+    }
+
+    pub fn send_sandbox(&mut self) -> u32 {
         let sandbox = Sandbox {
             pod: self.id.clone(),
             dir: self.dir().to_owned(),
@@ -196,10 +219,7 @@ impl Pod {
             .expect("flight");
         let listener = UnixListener::bind(self.dir().join("shim.sock")).expect("bind");
         let (cgroup, listener) = (open_path(&self.cgroup.join("pause")), OwnedFd::from(listener));
-        let id = self.client.send(Request::CreateSandbox(Box::new(sandbox)), &[&cgroup, &listener]);
-        let (reply, fds) = self.client.answer(id);
-        assert_eq!(fds.len(), usize::from(matches!(reply, Reply::Sandbox(_))), "the pidfd of pause: {reply:?}");
-        reply
+        self.client.send(Request::CreateSandbox(Box::new(sandbox)), &[&cgroup, &listener])
     }
 
     /// Another connection, greeted.
@@ -255,9 +275,18 @@ impl Pod {
         self.client.answer(id)
     }
 
-    /// Runs `script`.
+    /// Runs `script` in a pid namespace of its own.
     pub fn start(&mut self, script: &str) -> ContainerId {
-        let (launch, cgroup) = self.launch(&["/bin/busybox", "sh", "-c", script]);
+        self.start_in(NamespaceMode::Container, script)
+    }
+
+    pub fn start_in(&mut self, pid: NamespaceMode, script: &str) -> ContainerId {
+        let (mut launch, cgroup) = self.launch(&["/bin/busybox", "sh", "-c", script]);
+        if pid == NamespaceMode::Node {
+            let namespaces = launch.spec["linux"]["namespaces"].as_array_mut().expect("an array");
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }
+        launch.namespaces.pid = pid;
         let container = launch.container.clone();
         let (reply, fds) = self.start_launch(launch, &cgroup);
         assert!(matches!(reply, Reply::Started(_)), "{reply:?}");
@@ -296,14 +325,21 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// SIGKILL to everything in the pod's cgroup, as whoever comes after a shim that died would.
+    pub fn kill_all(&self) {
+        if let Ok(mut kill) = OpenOptions::new().write(true).open(self.cgroup.join("cgroup.kill")) {
+            std::io::Write::write_all(&mut kill, b"1").expect("cgroup.kill");
+        }
+    }
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
         let _ = self.shim.kill(); // it may have ended
         let _ = self.shim.wait(); // as above
         let until = Instant::now() + PATIENCE;
-        if let Ok(mut kill) = OpenOptions::new().write(true).open(self.cgroup.join("cgroup.kill")) {
-            std::io::Write::write_all(&mut kill, b"1").expect("cgroup.kill");
-        }
+        self.kill_all();
         while remove_cgroups(&self.cgroup).is_err() && Instant::now() < until {
             std::thread::yield_now();
         }
@@ -364,6 +400,7 @@ fn spec(args: &[&str]) -> serde_json::Value {
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
         ],
         "linux": {"namespaces": [
             {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
