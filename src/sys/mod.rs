@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod at;
+mod close_range;
 pub mod confine;
 mod errno;
 mod flock;
@@ -13,6 +14,7 @@ mod process;
 mod random;
 mod xattr;
 
+pub use close_range::close_all_but;
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
 pub use inherit::inherit_fd;
