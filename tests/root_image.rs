@@ -1,4 +1,5 @@
 //! The image store on a real kernel: what is imported, what is refused, and that nothing is left behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 #[path = "fixtures/evil_tar.rs"]
 mod evil_tar;
@@ -810,4 +811,22 @@ fn a_worker_that_dies_without_an_answer_is_reported() {
     let e = import(&store, &Request { path, name: None, platform: Platform::host() }, &Silent).unwrap_err();
     assert!(e.to_string().contains("exited with 1 without an answer"), "{e}");
     assert_eq!(place.snapshot(), before);
+}
+
+#[test]
+fn a_damaged_record_is_named_and_stops_neither_other_images_nor_a_sweep() {
+    let place = Place::new();
+    let (good, bad) = (Made::new("t.example/a:1", &[Layer::gzip(&simple())]), Made::new("t.example/b:1", &[]));
+    place.import(&place.put(&layout(&[good, Made::new("t.example/b:1", &[])]))).unwrap();
+    let record = place.dir.path().join("root/images/images").join(format!("{}.json", &bad.id()[7..]));
+    std::fs::OpenOptions::new().write(true).open(&record).unwrap().set_len(20).unwrap();
+    let path = place.put(&layout(&[Made::new("t.example/c:1", &[Layer::gzip(&Tar::new().file("c", b"1"))])]));
+    assert_eq!(finish(child(&place, &path, "kill:image.import.renamed")).status.signal(), Some(9));
+    let store = reopen(&place);
+    assert!(store.lookup("t.example/a:1").is_ok());
+    let name = record.to_str().unwrap();
+    assert!(store.lookup("t.example/b:1").unwrap_err().to_string().contains(name));
+    assert!(store.prune(Prune::Nameless, &nothing).unwrap_err().to_string().contains(name));
+    place.import(&path).unwrap();
+    assert!(store.lookup("t.example/c:1").is_ok());
 }

@@ -4,21 +4,17 @@
 #![allow(unsafe_code)]
 
 pub mod at;
-mod close_range;
 pub mod confine;
 mod errno;
 mod flock;
 mod inherit;
-mod openat2;
 mod process;
 mod random;
 mod xattr;
 
-pub use close_range::close_all_but;
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
 pub use inherit::inherit_fd;
-pub use openat2::{OFlags, ResolveFlags, openat2};
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
 pub use xattr::{fgetxattr, fsetxattr};

@@ -3,7 +3,8 @@
 use super::{Job, MAX_OPAQUE, Reply, Unpacked, What, error_of};
 use crate::error::{Context, Error, Result};
 use crate::image::tarball::quoted;
-use crate::sys::{OFlags, ResolveFlags, fsetxattr, inherit_fd, openat2};
+use crate::sys::at::{OFlags, ResolveFlags, openat2};
+use crate::sys::{fsetxattr, inherit_fd};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
