@@ -8,7 +8,7 @@ use super::volume::{Content, File, VolumePlan};
 use crate::error::{Context, Error, Result};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 

@@ -7,7 +7,7 @@ use super::store::session::Session;
 use super::tarball::{EntryKind, Input, Tarball, quoted};
 use super::unpack::spawn::{self, Blob};
 use crate::error::{Context, Error, Result};
-use crate::sys::{OFlags, ResolveFlags, openat2};
+use crate::sys::at::{OFlags, ResolveFlags, openat2};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};

@@ -52,6 +52,8 @@ struct Job {
     pipe: bool,
     /// The process that has to be alive.
     parent: u32,
+    /// The descriptor of the session's lock, the only one that stays open beside the standard three.
+    keep: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

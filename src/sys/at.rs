@@ -1,13 +1,16 @@
 //! The calls that name a file by a directory and one component: mkdirat(2), mknodat(2), symlinkat(2), linkat(2), unlinkat(2),
-//! fstatat(2), fchownat(2), utimensat(2); and fchown(2), fchmod(2), futimens(3), syncfs(2) on what is open.
+//! fstatat(2), fchownat(2), utimensat(2); below a directory, openat2(2); and fchown(2), fchmod(2), futimens(3), syncfs(2) on what is open.
 //!
-//! None follows a symlink in the last component.
+//! None but openat2 follows a symlink in the last component.
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+pub use rustix::fs::{OFlags, ResolveFlags};
 
 /// What stands at a name (inode(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,30 @@ pub enum Special {
     Char { major: u32, minor: u32 },
     Block { major: u32, minor: u32 },
     Fifo,
+}
+
+/// Opens `path` below `dir`. `mode` counts only with `O_CREAT` (0 otherwise, or the kernel says `EINVAL`). Always close-on-exec.
+///
+/// # Errors
+/// Those of openat2(2): `EXDEV` for a path that leaves `dir` under `RESOLVE_BENEATH`, `ELOOP` for a forbidden symlink. `EAGAIN`
+/// (a rename raced with a `..`) is tried again, 64 times at most.
+pub fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: u32,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    const TRIES: u32 = 64;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let mode = rustix::fs::Mode::from_raw_mode(mode);
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) if tries < TRIES => {}
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 /// `mkdirat`; `mode` is not changed by a umask of 0.

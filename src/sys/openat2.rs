@@ -1,13 +1,10 @@
 //! Paths inside a root that somebody else writes: `openat2(root, path, how)`, openat2(2); and making and reading what is there
 //! with mkdirat(2), mknodat(2), symlinkat(2), readlinkat(2), fstat(2), fstatfs(2).
 
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-
-pub use rustix::fs::{OFlags, ResolveFlags};
 
 /// How symbolic links in a path are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,30 +55,6 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &CStr, links: Links, open: Open)
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             Err(rustix::io::Errno::AGAIN) if tries < RACE_RETRIES => tries += 1,
             Err(rustix::io::Errno::INTR) => {}
-            opened => return Ok(opened?),
-        }
-    }
-}
-
-/// Opens `path` below `dir`. `mode` counts only with `O_CREAT` (0 otherwise, or the kernel says `EINVAL`). Always close-on-exec.
-///
-/// # Errors
-/// Those of openat2(2): `EXDEV` for a path that leaves `dir` under `RESOLVE_BENEATH`, `ELOOP` for a forbidden symlink. `EAGAIN`
-/// (a rename raced with a `..`) is tried again, 64 times at most.
-pub fn openat2(
-    dir: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlags,
-    mode: u32,
-    resolve: ResolveFlags,
-) -> io::Result<OwnedFd> {
-    const TRIES: u32 = 64;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let mode = rustix::fs::Mode::from_raw_mode(mode);
-        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) if tries < TRIES => {}
             opened => return Ok(opened?),
         }
     }

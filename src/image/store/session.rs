@@ -267,8 +267,10 @@ impl Store {
     fn end_session(&self, dir: &Path) -> Result<()> {
         let lock = self.exclusive()?;
         let made = list(&dir.join("made"))?;
-        if !made.is_empty() {
-            let referenced = self.referenced(Some(dir))?;
+        // While an image's record cannot be read nobody knows which layers it needs: they stay, and prune says which record it is.
+        if !made.is_empty()
+            && let Ok(referenced) = self.referenced(Some(dir))
+        {
             for name in made.iter().filter(|name| !referenced.contains(*name)) {
                 let _ = std::fs::rename(self.layers().join(name), dir.join(format!("gone-{name}"))); // absent: never published
             }

@@ -3,11 +3,12 @@
 use super::{Job, MAX_OPAQUE, Reply, Unpacked, What, error_of};
 use crate::error::{Context, Error, Result};
 use crate::image::tarball::quoted;
-use crate::sys::{OFlags, ResolveFlags, fsetxattr, inherit_fd, openat2};
+use crate::sys::at::{OFlags, ResolveFlags, openat2};
+use crate::sys::{fsetxattr, inherit_fd};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -78,16 +79,17 @@ fn work(
     hold: &File,
     read: &mut dyn FnMut(u64),
 ) -> Result<(Unpacked, Vec<Vec<u8>>)> {
-    let parent = std::process::id();
+    let hold = hold.as_fd().try_clone_to_owned().context(|| "duplicate the session's lock")?;
+    let (parent, keep) = (std::process::id(), hold.as_raw_fd().cast_unsigned());
     let (stdin, job) = match blob {
-        Blob::File { file, offset, len } => (Stdio::from(file), Job { what, offset, len, pipe: false, parent }),
-        Blob::Pipe { pipe, len } => (Stdio::from(pipe), Job { what, offset: 0, len, pipe: true, parent }),
+        Blob::File { file, offset, len } => (Stdio::from(file), Job { what, offset, len, pipe: false, parent, keep }),
+        Blob::Pipe { pipe, len } => (Stdio::from(pipe), Job { what, offset: 0, len, pipe: true, parent, keep }),
     };
     let job = serde_json::to_string(&job).map_err(|e| Error::internal(format!("encode an unpack job: {e}")))?;
     let mut command = Command::new(&program.0);
     command.arg("unpack").arg(job).current_dir(dir).env_clear();
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-    inherit_fd(&mut command, hold.as_fd().try_clone_to_owned().context(|| "duplicate the session's lock")?);
+    inherit_fd(&mut command, hold);
     let mut child = command.spawn().context(|| format!("start {} unpack", program.0.display()))?;
     drop(command); // it holds duplicates of the pipe's end and of the lock
     let outcome = match child.stdout.take() {

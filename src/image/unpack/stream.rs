@@ -120,7 +120,7 @@ type Rest = BufReader<io::Chain<io::Cursor<Vec<u8>>, Blob>>;
 
 enum Decoder {
     None(Rest),
-    Gzip(flate2::bufread::MultiGzDecoder<Rest>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Rest>>),
     Zstd(zstd::stream::read::Decoder<'static, Rest>),
 }
 
@@ -148,7 +148,7 @@ impl Stream {
         let rest = BufReader::with_capacity(BUFFER, io::Cursor::new(magic).chain(blob));
         let decoder = match compression {
             Compression::None => Decoder::None(rest),
-            Compression::Gzip => Decoder::Gzip(flate2::bufread::MultiGzDecoder::new(rest)),
+            Compression::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(rest))),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(rest)?;
                 decoder.window_log_max(MAX_WINDOW_LOG)?;

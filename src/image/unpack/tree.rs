@@ -15,8 +15,8 @@
 use super::{MAX_OPAQUE, MAX_UNPACKED};
 use crate::error::{Context, Error, Result};
 use crate::image::tarball::{Entry, EntryKind, Input, Piece, Tarball, quoted};
-use crate::sys::at::{self, Node, Special};
-use crate::sys::{OFlags, ResolveFlags, errno_name, fsetxattr, openat2};
+use crate::sys::at::{self, Node, OFlags, ResolveFlags, Special, openat2};
+use crate::sys::{errno_name, fsetxattr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;

@@ -49,6 +49,7 @@ fn send(reply: &Reply) -> Result<()> {
 }
 
 fn run(job: &Job) -> Result<Unpacked> {
+    confine::close_all_but(Some(job.keep)).context(|| "close what was inherited")?;
     confine(job.parent)?;
     let input = File::from(io::stdin().as_fd().try_clone_to_owned().context(|| "duplicate standard input")?);
     let source = if job.pipe { Source::Pipe(input) } else { Source::At { file: input, offset: job.offset } };
