@@ -1,5 +1,6 @@
 //! The OCI runtime: plan, spawn, init, root, seccomp, devices, exec.
 
+pub mod devices;
 pub mod seccomp;
 pub mod seccomp_abi;
 pub mod seccomp_profile;

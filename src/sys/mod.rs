@@ -3,11 +3,13 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+mod bpf;
 mod errno;
 mod process;
 mod random;
 mod seccomp;
 
+pub use bpf::{BpfInsn, attach_device_program, detach_device_program, load_device_program};
 pub use errno::errno_name;
 pub use process::{append_line, kill_self, start_time};
 pub use random::random;
