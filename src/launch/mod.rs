@@ -14,6 +14,7 @@
 
 mod attach;
 mod confine;
+pub mod devices;
 pub mod exec;
 mod explain;
 mod init;

@@ -5,6 +5,7 @@
 
 pub mod async_fd;
 pub mod at;
+mod bpf;
 pub mod capability;
 pub mod clone;
 pub mod confine;
@@ -39,6 +40,7 @@ pub mod socket;
 pub mod wait;
 mod xattr;
 
+pub use bpf::{BpfInsn, attach_device_program, detach_device_program, load_device_program};
 pub use device::{Device, device};
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
