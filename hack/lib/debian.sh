@@ -109,12 +109,16 @@ host_install() {
     local tool=$1
     shift
     [[ $(id -u) == 0 ]] || die "$tool is missing; as root: apt-get install $*"
-    printf '%s: installing %s\n' "$PROGRAM" "$*" >&2
+    printf '%s: installing %s\n' "$PROGRAM" "$tool" >&2
     host_apt install --yes "$@" || { host_apt update && host_apt install --yes "$@"; } ||
         die "cannot install $*: see above"
 }
 
+# More options for the host's apt, for a package that its own sources lack.
+host_options=()
+
 # DPkg::Lock::Timeout: another run may be installing the same.
 host_apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get "${apt_options[@]}" -o DPkg::Lock::Timeout=120 "$@" >&2
+    DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+        apt-get "${apt_options[@]}" -o DPkg::Lock::Timeout=120 "${host_options[@]}" "$@" >/dev/null
 }
