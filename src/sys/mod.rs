@@ -46,7 +46,7 @@ pub use errno::errno_name;
 pub use flock::{flock, try_flock};
 pub use inherit::inherit_fd;
 pub use memory::{malloc_trim, memchr};
-pub use openat2::{OFlags, ResolveFlags, openat2};
+
 pub use param::page_bytes;
 pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
