@@ -1,12 +1,21 @@
 //! `podwright import`: images from files.
 
-use super::{Session, without_engine};
-use crate::error::Result;
+use super::output::{self, Format};
+use super::{Session, units};
+use crate::error::{Error, Result};
+use crate::id::Digest;
+use crate::image::import::{self, Request};
+use crate::image::oci::Platform;
+use crate::image::reference::Reference;
+use crate::image::store::session::{Event, Progress};
+use serde::Serialize;
+use std::path::Path;
 
 const EXAMPLES: &str = "\
 Examples:
   podwright import nginx.tar                under the names in the archive
-  podwright import ./layout --name example.com/web:1";
+  podwright import ./layout --name example.com/web:1
+  docker save nginx | podwright import -";
 
 /// Imports images from OCI layouts or docker archives (plain, gzip or zstd)
 #[derive(Debug, clap::Args)]
@@ -18,8 +27,98 @@ pub(super) struct ImportArgs {
     /// Name for the one image in PATH, instead of the one it has
     #[arg(long, value_name = "IMAGE")]
     name: Option<String>,
+    /// Which image of several platforms, linux/arm64 for instance, instead of this machine's
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    /// Say nothing of layers
+    #[arg(short, long)]
+    quiet: bool,
 }
 
-pub(super) fn run(_args: &ImportArgs, _session: &Session) -> Result<u8> {
-    without_engine("import")
+/// `-o json`: `{"images": [{"id", "names"}]}`.
+#[derive(Serialize)]
+struct Document {
+    images: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    id: String,
+    names: Vec<String>,
+}
+
+/// A line on stderr for each layer: it stays readable in a log, and stdout is the images.
+struct Lines;
+
+impl Progress for Lines {
+    fn layer(&self, diff_id: &Digest, event: Event) {
+        if let Some(text) = line(event) {
+            output::note(&format!("layer {} {text}", &diff_id.hex()[..12]));
+        }
+    }
+}
+
+fn line(event: Event) -> Option<String> {
+    match event {
+        Event::Exists => Some("is in the store already".to_owned()),
+        Event::Started { bytes: Some(bytes) } => Some(format!("is unpacked, {}", units::size(bytes))),
+        Event::Started { bytes: None } => Some("is unpacked".to_owned()),
+        Event::Done => Some("is done".to_owned()),
+        Event::Read { .. } => None,
+    }
+}
+
+pub(super) fn run(args: &ImportArgs, session: &Session) -> Result<u8> {
+    super::require_root("import")?;
+    if args.name.is_some() && args.paths.len() > 1 {
+        return Err(Error::invalid(format!("--name names one image, and there are {} paths", args.paths.len())));
+    }
+    let name = args.name.as_deref().map(str::parse::<Reference>).transpose()?;
+    let store = session.store()?;
+    let progress: &dyn Progress = if args.quiet { &crate::image::store::session::Silent } else { &Lines };
+    let mut images = Vec::new();
+    for path in &args.paths {
+        let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+        let platform = args.platform.clone().unwrap_or_else(Platform::host);
+        let request = Request { path: path.to_owned(), name: name.clone(), platform };
+        for image in import::import(&store, &request, progress)? {
+            let entry =
+                Entry { id: image.id.to_string(), names: image.names.iter().map(Reference::to_string).collect() };
+            if session.format == Format::Table {
+                output::print(&imported(&entry))?;
+            }
+            images.push(entry);
+        }
+    }
+    if session.format == Format::Json {
+        output::print_json(&Document { images })?;
+    }
+    Ok(0)
+}
+
+/// A line a name: what `podwright run` will find the image by.
+fn imported(image: &Entry) -> String {
+    match image.names.as_slice() {
+        [] => format!("{} (without a name; --name gives it one)\n", image.id),
+        names => names.iter().map(|name| format!("{name} {}\n", image.id)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_a_line_a_change_and_none_a_chunk() {
+        assert_eq!(line(Event::Read { bytes: 1 }), None);
+        assert_eq!(line(Event::Started { bytes: Some(2 << 20) }).as_deref(), Some("is unpacked, 2Mi"));
+    }
+
+    #[test]
+    fn what_was_imported_is_a_line_a_name_or_one_with_the_remedy() {
+        let entry =
+            |names: &[&str]| Entry { id: "sha256:0".into(), names: names.iter().map(|n| (*n).into()).collect() };
+        assert_eq!(imported(&entry(&["a:1", "a:2"])), "a:1 sha256:0\na:2 sha256:0\n");
+        assert!(imported(&entry(&[])).contains("--name"));
+    }
 }

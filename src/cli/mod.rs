@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod doctor;
 mod exec;
+mod find;
 mod get;
 mod images;
 mod import;
@@ -20,6 +21,8 @@ mod logs;
 mod man;
 mod node;
 mod output;
+mod plan;
+mod plan_text;
 mod pods;
 mod prune;
 mod ps;
@@ -28,11 +31,14 @@ mod rmi;
 mod run;
 mod stats;
 mod stop;
+mod units;
 mod verify;
 mod version;
 
 use crate::config::{Config, Flags};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::store::Store;
+use crate::state::paths::Paths;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -126,6 +132,24 @@ struct Session {
     /// Where the engine's `Settings` come from, and what `podwright config` explains.
     config: Config,
     format: output::Format,
+}
+
+impl Session {
+    /// The two directories, seen from no instance.
+    fn paths(&self) -> Paths {
+        let settings = self.config.settings();
+        Paths { root: settings.root, state: settings.state, instance: None }
+    }
+
+    /// The image store.
+    fn store(&self) -> Result<Store> {
+        Store::open(&self.paths())
+    }
+}
+
+/// The one runtime of a command: everything that waits does so on this thread.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")
 }
 
 /// Runs the command in `args` (with `argv[0]`) and returns the exit code.

@@ -2,6 +2,7 @@
 
 use crate::agent::convert::NodeFacts;
 use crate::agent::resources::NodeResources;
+use crate::cgroup::compare;
 use crate::error::{Context, Result};
 use crate::id::PodId;
 use crate::state::paths::Paths;
@@ -50,7 +51,10 @@ fn host_ips() -> Vec<IpAddr> {
 }
 
 fn resources() -> Result<NodeResources> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // What the node has, not what this process may use: a pod's share of it must not depend on who starts it.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let online = compare::set(&online).map_or(0, |set| set.len());
+    let cpus = if online > 0 { online } else { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) };
     let meminfo = std::fs::read_to_string("/proc/meminfo").context(|| "read /proc/meminfo")?;
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
     let kib: i64 = total.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0);

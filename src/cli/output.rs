@@ -38,6 +38,11 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
+/// Says something beside the result, on stderr: progress, or that there is nothing. Never an error, which is returned.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text)); // nobody is left to tell
+}
+
 /// A table as text. What stands in a cell may come from images and containers: control characters are shown, not obeyed.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
@@ -51,6 +56,71 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+/// A text of headings, fields and tables, as `inspect` and `check` print it.
+#[derive(Debug, Default)]
+pub(super) struct Page(String);
+
+/// Blanks a level.
+const INDENT: usize = 2;
+
+impl Page {
+    /// The text so far.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// An empty line, unless nothing stands above it.
+    pub(super) fn gap(&mut self) {
+        if !self.0.is_empty() && !self.0.ends_with("\n\n") {
+            self.0.push('\n');
+        }
+    }
+
+    /// A line.
+    pub(super) fn line(&mut self, level: usize, text: &str) {
+        self.0.extend(std::iter::repeat_n(' ', level * INDENT));
+        self.0.push_str(harmless(text).trim_end());
+        self.0.push('\n');
+    }
+
+    /// Names and values, the values below each other; an empty value is left out.
+    pub(super) fn fields(&mut self, level: usize, fields: &[(&str, String)]) {
+        let width = fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+            self.line(level, &format!("{name:width$}  {value}"));
+        }
+    }
+
+    /// A heading and what it has a line each; nothing when there is nothing.
+    pub(super) fn list(&mut self, level: usize, heading: &str, lines: impl IntoIterator<Item = String>) {
+        let mut heading = Some(heading);
+        for text in lines {
+            if let Some(heading) = heading.take() {
+                self.line(level, heading);
+            }
+            self.line(level + 1, &text);
+        }
+    }
+
+    /// A heading and a table; nothing when it has no rows.
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        level: usize,
+        heading: &str,
+        header: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) {
+        let rows: Vec<_> = rows.into_iter().collect();
+        if rows.is_empty() {
+            return;
+        }
+        self.line(level, heading);
+        for line in table(header, rows).lines() {
+            self.line(level + 1, line);
+        }
+    }
 }
 
 /// `text` with each control character written as an escape, so that it stays on its line and cannot drive a terminal.
@@ -72,6 +142,16 @@ mod tests {
     fn a_cell_cannot_drive_the_terminal_or_forge_a_row() {
         let text = table(["NAME"], [["a\x1b[2J\nb".into()]]);
         assert_eq!(text, "NAME\na\\u{1b}[2J\\nb\n");
+    }
+
+    #[test]
+    fn a_page_leaves_out_what_is_empty_and_aligns_the_rest() {
+        let mut page = Page::default();
+        page.line(0, "pod web");
+        page.fields(1, &[("a", "1".into()), ("longer name", String::new()), ("bcd", "2".into())]);
+        page.list(1, "nothing:", []);
+        page.table(1, "rows:", ["A", "B"], [["x".into(), "y".into()]]);
+        assert_eq!(page.text(), "pod web\n  a    1\n  bcd  2\n  rows:\n    A  B\n    x  y\n");
     }
 
     #[test]

@@ -97,6 +97,19 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
 /// # Errors
 /// `NotFound` for the file; `InvalidArgument` with a line for everything that is wrong in it.
 pub(super) fn read(file: &Path) -> Result<Manifest> {
+    let (name, bytes) = bytes(file)?;
+    let manifest = manifest::load(&bytes, &name)?;
+    if manifest.pods.is_empty() {
+        return Err(Error::invalid(format!("{name}: no pod in it; nothing to run")));
+    }
+    Ok(manifest)
+}
+
+/// What a manifest's file or stdin (`-`) has, and its name for messages.
+///
+/// # Errors
+/// `NotFound`; `InvalidArgument` for one that is too long.
+pub(super) fn bytes(file: &Path) -> Result<(String, Vec<u8>)> {
     let (name, text) = if file == Path::new("-") {
         ("<stdin>".to_owned(), bounded(std::io::stdin().lock()))
     } else {
@@ -107,11 +120,7 @@ pub(super) fn read(file: &Path) -> Result<Manifest> {
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(Error::invalid(format!("{name}: longer than {MAX_MANIFEST_BYTES} bytes")));
     }
-    let manifest = manifest::load(&bytes, &name)?;
-    if manifest.pods.is_empty() {
-        return Err(Error::invalid(format!("{name}: no pod in it; nothing to run")));
-    }
-    Ok(manifest)
+    Ok((name, bytes))
 }
 
 fn bounded(from: impl Read) -> std::io::Result<Vec<u8>> {

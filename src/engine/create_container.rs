@@ -11,6 +11,7 @@ use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::image::store::Image;
 use crate::state::model::{ContainerConfig, NamespaceMode, SeccompProfile};
+use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability};
 use crate::sys;
 use std::io::Read;
@@ -80,17 +81,8 @@ impl Engine {
     ) -> Result<ContainerRecord> {
         let image_config = image.config;
         config.image_id = Some(image.id);
-        let etc = [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
-        let host = HostFacts {
-            etc: etc.map(|(path, name)| (path, self.paths().etc(pod.id(), name))).to_vec(),
-            cgroup: pod.container_cgroup(id),
-            node_name: self.0.options.node_name.clone(),
-            devices: if config.security.privileged { host_devices() } else { Vec::new() },
-            seccomp: match &config.security.seccomp {
-                SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
-                _ => None,
-            },
-        };
+        let node_name = &self.0.options.node_name;
+        let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
         let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
         let log = match (&pod.record.config.log_directory, &config.log_path) {
             (Some(directory), Some(path)) => Some(log_file(directory, path)?),
@@ -108,6 +100,30 @@ impl Engine {
             image_user: image_config.user,
         })
     }
+}
+
+/// What the host adds to a container of `pod`. Reads devices and seccomp profile where the container has any.
+///
+/// # Errors
+/// `InvalidArgument` for a Localhost profile that is none.
+pub fn host_facts(
+    paths: &Paths,
+    pod: &PodId,
+    cgroup: String,
+    node_name: &str,
+    config: &ContainerConfig,
+) -> Result<HostFacts> {
+    let etc = [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
+    Ok(HostFacts {
+        etc: etc.map(|(path, name)| (path, paths.etc(pod, name))).to_vec(),
+        cgroup,
+        node_name: node_name.to_owned(),
+        devices: if config.security.privileged { host_devices() } else { Vec::new() },
+        seccomp: match &config.security.seccomp {
+            SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
+            _ => None,
+        },
+    })
 }
 
 fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {

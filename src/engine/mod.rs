@@ -29,6 +29,10 @@ pub mod sweep;
 mod undo;
 mod update;
 
+pub use create_container::host_facts;
+pub use run_pod::check as check_pod;
+pub use start_container::user_choice;
+
 use crate::cgroup::Hierarchy;
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};

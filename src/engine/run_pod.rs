@@ -59,7 +59,11 @@ fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
     )
 }
 
-fn check(config: &PodConfig) -> Result<()> {
+/// What of a pod's config can be judged before anything is made: what [`Engine::run_pod`] would refuse at once.
+///
+/// # Errors
+/// `InvalidArgument` and `Unsupported`, naming field, value and remedy.
+pub fn check(config: &PodConfig) -> Result<()> {
     for (field, text) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
         let grammar = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if text.is_empty() || text.len() > 253 || !text.chars().all(grammar) || text.starts_with('.') {

@@ -166,8 +166,9 @@ impl Engine {
     }
 }
 
-/// run_as_user (and group) before run_as_username before the image's user (CRI, LinuxContainerSecurityContext).
-fn user_choice(config: &ContainerConfig, image_user: &str) -> UserChoice {
+/// Whom a container is to run as: run_as_user (and group) before run_as_username before the image's user (CRI,
+/// LinuxContainerSecurityContext).
+pub fn user_choice(config: &ContainerConfig, image_user: &str) -> UserChoice {
     let security = &config.security;
     let user = match security.run_as_user {
         Some(uid) => uid.to_string(),

@@ -52,7 +52,7 @@ impl Store {
         let lock = self.exclusive()?;
         let mut names = self.names()?;
         let id = self.resolve(text, &names)?;
-        let record: ImageRecord = record::read(&self.record(&id))?.ok_or_else(|| absent(text))?;
+        let record: ImageRecord = record::read(&self.record(&id))?.ok_or_else(|| absent(text, &names))?;
         let key = text.parse::<Reference>().ok().map(|r| r.key()).filter(|k| names.names.contains_key(k));
         let others = names.names.iter().filter(|(k, n)| n.image == id && Some(*k) != key.as_ref()).count();
         let mut removed = Removed::default();
@@ -78,6 +78,36 @@ impl Store {
         Ok(removed)
     }
 
+    /// What [`Store::prune`] would take away at this moment. Changes nothing.
+    ///
+    /// # Errors
+    /// What `in_use` returns; `Internal`.
+    pub fn prunable(&self, which: Prune, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
+        let _lock = self.hold()?;
+        let (in_use, names) = (in_use()?, self.names()?);
+        let (goes, stays): (Vec<_>, Vec<_>) =
+            self.image_records()?.into_iter().partition(|r| goes(r, which, &in_use, &names));
+        let mut removed = Removed::default();
+        for record in &goes {
+            forget(&mut names.clone(), &record.id, &mut removed);
+            removed.images.push(record.id.clone());
+        }
+        let mut needed: BTreeSet<String> =
+            stays.iter().flat_map(|r| &r.layers).map(|l| l.diff_id.hex().to_owned()).collect();
+        for session in list(&self.tmp())? {
+            needed.extend(list(&self.tmp().join(session).join("uses"))?);
+        }
+        for name in list(&self.layers())?.into_iter().filter(|name| !needed.contains(name)) {
+            let dir = self.layers().join(&name);
+            let layer = record::read::<super::store::LayerRecord>(&dir.join("layer.json"));
+            if let (Ok(Some(layer)), false) = (layer, in_use.layers.contains(&dir.join("fs"))) {
+                removed.bytes += layer.unpacked_bytes;
+                removed.layers.push(layer.diff_id);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Removes images that nothing uses and no pin keeps, and every layer and blob that no image, container or session needs.
     ///
     /// # Errors
@@ -87,12 +117,8 @@ impl Store {
         let lock = self.exclusive()?;
         let in_use = in_use()?;
         let mut names = self.names()?;
-        let has_name = |id: &Digest| names.names.values().any(|n| n.image == *id);
         let mut records = self.image_records()?;
-        records.retain(|r| {
-            let kept = in_use.images.contains(&r.id) || names.pinned.contains(&r.id);
-            !kept && (which == Prune::Unused || !has_name(&r.id))
-        });
+        records.retain(|r| goes(r, which, &in_use, &names));
         let mut removed = Removed::default();
         if !records.is_empty() {
             records.iter().for_each(|r| forget(&mut names, &r.id, &mut removed));
@@ -156,6 +182,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether an image is one that `prune` takes.
+fn goes(image: &ImageRecord, which: Prune, in_use: &InUse, names: &NamesRecord) -> bool {
+    let kept = in_use.images.contains(&image.id) || names.pinned.contains(&image.id);
+    !kept && (which == Prune::Unused || !names.names.values().any(|n| n.image == image.id))
 }
 
 fn forget(names: &mut NamesRecord, id: &Digest, removed: &mut Removed) {

@@ -25,7 +25,7 @@ pub mod session;
 use super::oci::{Config, Platform};
 use super::reference::Reference;
 use super::unpack::spawn::Program;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, did_you_mean};
 use crate::id::Digest;
 use crate::state::paths::Paths;
 use crate::state::record::{self, Durability, Record};
@@ -233,7 +233,7 @@ impl Store {
         let names = self.names()?;
         let id = self.resolve(text, &names)?;
         let Some(found) = record::read::<ImageRecord>(&self.record(&id))? else {
-            return Err(absent(text));
+            return Err(absent(text, &names));
         };
         Ok(self.image(found, &names))
     }
@@ -256,7 +256,7 @@ impl Store {
         match (ids.as_slice(), parsed) {
             ([id], _) => Ok(id.clone()),
             ([], Err(e)) => Err(e),
-            ([], Ok(_)) => Err(absent(text)),
+            ([], Ok(_)) => Err(absent(text, names)),
             (several, _) => Err(Error::invalid(format!("{} images have ids that start with {digits}", several.len()))),
         }
     }
@@ -327,7 +327,7 @@ impl Store {
         let mut names = self.names()?;
         let id = self.resolve(image, &names)?;
         if record::read::<ImageRecord>(&self.record(&id))?.is_none() {
-            return Err(absent(image));
+            return Err(absent(image, &names));
         }
         let target = names.names.values().find(|n| n.image == id).and_then(|n| n.target.clone());
         names.names.insert(name.key(), Named { image: id, target });
@@ -343,7 +343,7 @@ impl Store {
         let mut names = self.names()?;
         let id = self.resolve(image, &names)?;
         if record::read::<ImageRecord>(&self.record(&id))?.is_none() {
-            return Err(absent(image));
+            return Err(absent(image, &names));
         }
         let changed = if pinned { names.pinned.insert(id) } else { names.pinned.remove(&id) };
         if changed { self.write_names(&names, &lock) } else { Ok(()) }
@@ -368,10 +368,26 @@ fn repository(key: &str) -> &str {
     }
 }
 
-pub(super) fn absent(text: &str) -> Error {
+/// The error for an image that is not there: the names it may have been meant to be, and the remedy.
+pub(super) fn absent(text: &str, names: &NamesRecord) -> Error {
+    let near = near(text, names.names.keys().map(String::as_str));
+    let meant = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(" or ")) };
     Error::not_found(format!(
-        "image {text:?} is not in the store; see podwright images, or import it with podwright import"
+        "image {text:?} is not in the store{meant}; `podwright import FILE` brings it, `podwright images` shows what is there"
     ))
+}
+
+/// The names that `text` may have been meant to be: those of the same repository or of the same last part, else one that is spelled nearly so.
+fn near<'a>(text: &str, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
+    /// More would be the table of images.
+    const MAX_NEAR: usize = 3;
+    let Ok(wanted) = text.parse::<Reference>() else { return Vec::new() };
+    // Only the last part is compared: long equal beginnings would make all names look alike.
+    let last = |repository: &str| repository.rsplit('/').next().unwrap_or_default().to_owned();
+    let wanted = last(&wanted.repository());
+    let parts: Vec<String> = names.clone().map(|name| last(repository(name))).collect();
+    let meant = did_you_mean(&wanted, parts.iter().map(String::as_str));
+    names.filter(|name| Some(last(repository(name)).as_str()) == meant).take(MAX_NEAR).collect()
 }
 
 pub(super) fn open_lock(path: &Path) -> Result<File> {
@@ -403,5 +419,21 @@ pub(super) fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.context(|| format!("remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::near;
+
+    #[test]
+    fn an_absent_image_is_told_with_the_names_it_may_have_been_meant_to_be() {
+        let names = ["docker.io/library/busybox:1.36", "docker.io/library/nginx:1.27", "registry.k8s.io/pause:3.10"];
+        let near = |text: &str| near(text, names.into_iter());
+        assert_eq!(near("busybox"), ["docker.io/library/busybox:1.36"], "another tag");
+        assert_eq!(near("pause:3.10"), ["registry.k8s.io/pause:3.10"], "another registry");
+        assert_eq!(near("ngnix"), ["docker.io/library/nginx:1.27"], "a slip");
+        assert_eq!(near("postgres"), [""; 0]);
+        assert_eq!(near("Not A Name"), [""; 0]);
     }
 }
