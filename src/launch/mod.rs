@@ -12,28 +12,33 @@
 //! Cgroups are made elsewhere ([`crate::cgroup`]); here a directory fd is cloned into. What a container may be asked to be is
 //! decided in `engine`; what cannot be honoured here is refused by field, never ignored.
 
+mod attach;
+mod confine;
+pub mod devices;
+pub mod exec;
+mod explain;
+mod init;
+pub mod pause;
+pub mod plan;
+pub mod plan_mounts;
+pub mod reaper;
+mod report;
+pub mod seccomp;
+pub mod seccomp_abi;
+pub mod seccomp_profile;
+mod seccomp_program;
+pub mod spawn;
+mod step;
+mod trees;
+pub mod user;
+
+pub use step::Step;
+
 use crate::error::{Error, Kind, describe_errno};
 use crate::state::record::{Process, User};
 use crate::wire;
 use std::fmt;
 use std::os::fd::OwnedFd;
-
-pub mod exec;
-pub mod pause;
-pub mod plan;
-pub mod plan_mounts;
-pub mod spawn;
-pub mod user;
-mod attach;
-mod confine;
-mod explain;
-mod init;
-pub mod reaper;
-mod report;
-mod step;
-mod trees;
-
-pub use step::Step;
 
 /// A child of this process, running (pause) or past its execve(2) (containers, execs). To be reaped by the caller: waitid(P_PIDFD).
 #[derive(Debug)]
