@@ -122,6 +122,9 @@ pub(super) fn mounts(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
 fn attach(root: BorrowedFd<'_>, mount: &Mount, tree: BorrowedFd<'_>) -> io::Result<()> {
     let kind = if openat2::fstat(tree)?.is_dir { Kind::Directory } else { Kind::File };
     let place = place(root, &mount.target, mount.links, kind)?;
+    if openat2::fstat(place.as_fd())?.is_dir != (kind == Kind::Directory) {
+        return Err(io::Error::from_raw_os_error(libc_errno::ENOTDIR)); // the kernel's answer is EINVAL, which says less
+    }
     let named_proc = mount.target.to_bytes() == b"proc" || mount.target.to_bytes().starts_with(b"proc/");
     if !named_proc && openat2::is_procfs(place.as_fd())? {
         // A link led into /proc, where the plan allows a few names only.

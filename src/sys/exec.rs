@@ -130,11 +130,15 @@ pub fn take_fd_3() -> io::Result<OwnedFd> {
 /// # Errors
 /// Those of sigprocmask(2).
 pub fn reset_signals() -> io::Result<()> {
-    // SAFETY: sigaction is plain integers, for which all zeroes is a value: SIG_DFL, no flags, an empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: `default` outlives the call, which only reads it. SIGKILL, SIGSTOP and libc's own are refused, as they may be.
-        let _ = unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) }; // those cannot be ignored either
+    /// `struct kernel_sigaction` of the largest architecture, all zeroes: SIG_DFL, no flags, an empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    /// `_NSIG`, and the bytes of its mask, asm-generic/signal.h.
+    const SIGNALS: i32 = 64;
+    const MASK_BYTES: usize = 8;
+    for signal in 1..=SIGNALS {
+        // The raw call, for libc keeps 32 and 33 for itself, and they may be ignored by inheritance as well.
+        // SAFETY: it reads at most that much of DEFAULT and writes nothing. SIGKILL and SIGSTOP are refused: they are never ignored.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null::<u64>(), MASK_BYTES) };
     }
     let empty = nix::sys::signal::SigSet::empty();
     Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None)?)

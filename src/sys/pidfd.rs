@@ -96,11 +96,3 @@ pub fn reap(pid: u32) -> io::Result<(u32, i32)> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
     waitpid(pid, 0)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
 }
-
-/// Waits for any child.
-///
-/// # Errors
-/// `ECHILD` when there are none.
-pub fn reap_any_blocking() -> io::Result<(u32, i32)> {
-    waitpid(-1, 0)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
-}
