@@ -387,11 +387,16 @@ fn too_many_pieces() -> Error {
 /// The sum of a header's bytes, its own field counted as spaces; some old writers summed signed bytes.
 fn check_sum(header: &tar::Header) -> Result<()> {
     let stored = header.cksum().map_err(number)?;
-    let field = 148..156;
-    let bytes = || header.as_bytes().iter().enumerate().map(|(i, b)| if field.contains(&i) { b' ' } else { *b });
-    let unsigned: u32 = bytes().map(u32::from).sum();
-    let signed: i32 = bytes().map(|b| i32::from(b.cast_signed())).sum();
-    if stored == unsigned || i64::from(stored) == i64::from(signed) {
+    let bytes = header.as_bytes();
+    let (before, after) = (&bytes[..148], &bytes[156..]);
+    let spaces = 8 * u32::from(b' ');
+    let unsigned = spaces + before.iter().chain(after).map(|b| u32::from(*b)).sum::<u32>();
+    if stored == unsigned {
+        return Ok(());
+    }
+    // Each byte from 128 on counts 256 less.
+    let high = before.iter().chain(after).filter(|b| **b >= 128).count() as u64;
+    if u64::from(stored) + 256 * high == u64::from(unsigned) {
         return Ok(());
     }
     Err(Error::invalid(format!("a header whose checksum is {unsigned} says {stored}: not tar, or damaged")))
