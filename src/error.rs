@@ -144,6 +144,38 @@ pub fn describe_errno(number: i32) -> String {
     if name.is_empty() { format!("errno {number}") } else { format!("{name} ({text})") }
 }
 
+/// The candidate that `word` was most likely meant to be, for "did you mean": at most a third of its letters (and at least
+/// one) are wrong, missing, too many or swapped with their neighbour. Case does not count.
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Longer than any name that we know; the comparison takes the square of it.
+    const MAX_LETTERS: usize = 64;
+    let word: Vec<char> = word.to_lowercase().chars().take(MAX_LETTERS + 1).collect();
+    if word.len() > MAX_LETTERS {
+        return None;
+    }
+    let near = |candidate: &str| distance(&word, &candidate.to_lowercase().chars().collect::<Vec<_>>());
+    let best = candidates.into_iter().map(|c| (near(c), c)).min_by_key(|(distance, _)| *distance);
+    best.filter(|(distance, _)| *distance <= (word.len() / 3).max(1)).map(|(_, candidate)| candidate)
+}
+
+/// Edits that make one word the other: insert, delete, replace a letter, or swap two neighbours (optimal string alignment).
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
 /// Names what was being done, on the line that did it.
 pub trait Context<T> {
     /// Adds a sentence in front of the error; it is made only when there is an error.
@@ -190,5 +222,16 @@ mod tests {
         assert_eq!(Error::collect(vec![]), None);
         let both = Error::collect(vec![Error::not_found("a"), Error::internal("b")]).expect("two errors");
         assert_eq!((both.kind(), both.to_string().as_str()), (Kind::NotFound, "a; b"));
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised_and_another_word_is_not() {
+        let known = ["apiVersion", "kind", "spec"];
+        assert_eq!(did_you_mean("apiversion", known), Some("apiVersion"));
+        assert_eq!(did_you_mean("sepc", known), Some("spec"));
+        assert_eq!(did_you_mean("knd", known), Some("kind"));
+        assert_eq!(did_you_mean("volume", known), None);
+        assert_eq!(did_you_mean(&"spec".repeat(1000), known), None);
+        assert_eq!(did_you_mean("x", []), None);
     }
 }

@@ -6,6 +6,7 @@
 //! * `error`   kinds that mirror gRPC's codes, and sentences for people
 //! * `id`      pods, containers, execs, instances, digests
 //! * `fault`   named points where a test may kill the process
+//! * `config`  settings: defaults, file, environment, flags, and which of them won
 //! * `state`   what is on disk: the shape of a pod, paths, records, the flight recorder
 //! * `wire`    the protocol between engine and shim
 //! * `cgroup`  cgroup v2: limits, stats, out of memory
@@ -19,6 +20,13 @@ pub mod sys;
 pub mod error;
 pub mod id;
 pub mod fault;
+pub mod config;
 pub mod state;
 pub mod wire;
+pub mod cgroup;
 pub mod launch;
+pub mod shim;
+pub mod image;
+pub mod engine;
+pub mod agent;
+pub mod cli;

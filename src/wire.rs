@@ -15,6 +15,9 @@
 //! | `List`            |                                    | `List`                |                                      |
 //! | `Shutdown`        |                                    | `Done`, then it exits |                                      |
 //!
+//! The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they outlive the shim.
+//! The flight recorder is opened by its path; a descriptor for it is not looked at.
+//!
 //! Unasked, to every connection: `Event`. Any request may be answered by `Failed`. Answers carry the request's number and may
 //! come in any order (an exec of an hour holds up nothing).
 //!
@@ -65,7 +68,7 @@ pub enum ToEngine {
 /// A request to the shim; the table above says what rides along and what comes back.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// `owner`: the pod shall not outlive this connection.
+    /// `owner`: the pod shall not outlive this connection; refused by a shim that belongs to no instance.
     Hello {
         versions: (u32, u32),
         owner: bool,
@@ -74,7 +77,7 @@ pub enum Request {
     CreateSandbox(Box<Sandbox>),
     Start(Box<Launch>),
     Exec(Box<Exec>),
-    /// To the container's first process only.
+    /// To the container's first process only. Like `Kill` and `ReopenLog`, `Done` for a container that has ended meanwhile.
     Signal {
         container: ContainerId,
         signal: i32,
@@ -86,12 +89,14 @@ pub enum Request {
     ReopenLog {
         container: ContainerId,
     },
-    /// The container has ended and its record is about to go.
+    /// The container has ended (or never started) and its record is about to go. `Done` for one that is unknown.
     Forget {
         container: ContainerId,
     },
+    /// Kills the containers that run (their exits are told), then pause. `Done` for one that is gone; nothing starts afterwards.
     StopSandbox,
     List,
+    /// Refused while anything runs.
     Shutdown,
 }
 
@@ -223,7 +228,8 @@ pub struct ContainerState {
     pub warnings: Vec<String>,
 }
 
-/// How an exec ended.
+/// How an exec ended: its first process. What it left in the background lives on in `exec-N`, which goes with the last of it; output may
+/// therefore be held open for longer, and is the engine's to bound. At the deadline everything in `exec-N` is killed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Executed {
     pub status: ExitStatus,

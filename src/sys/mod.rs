@@ -3,17 +3,52 @@
 //! One file a facility. What is not done here: policy, retries (but for EINTR), log lines, paths of podwright's own.
 #![allow(unsafe_code)]
 
+pub mod async_fd;
+pub mod at;
 mod bpf;
+pub mod capability;
+pub mod clone;
+pub mod confine;
+pub mod credentials;
+mod device;
+pub mod epoll;
 mod errno;
+pub mod exec;
+mod flock;
+pub mod fs;
+mod inherit;
+pub mod inotify;
+pub mod memfd;
+mod memory;
+pub mod mmap;
+pub mod mount;
+pub mod ns;
+pub mod openat2;
+mod param;
+pub mod pidfd;
+pub mod poll;
+pub mod prctl;
+pub mod probe;
 mod process;
+pub mod pty;
 mod random;
+pub mod rlimit;
 mod seccomp;
+pub mod session;
+pub mod signalfd;
+pub mod socket;
+pub mod wait;
+mod xattr;
 
 pub use bpf::{BpfInsn, attach_device_program, detach_device_program, load_device_program};
+pub use device::{Device, device};
 pub use errno::errno_name;
-pub use process::{append_line, kill_self, start_time};
+pub use flock::{flock, try_flock};
+pub use inherit::inherit_fd;
+pub use memory::{malloc_trim, memchr};
+pub use openat2::{OFlags, ResolveFlags, openat2};
+pub use param::page_bytes;
+pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
-pub use seccomp::{
-    SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,
-    install as install_seccomp,
-};
+pub use seccomp::{SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter, install as install_seccomp};
+pub use xattr::{fgetxattr, fsetxattr};

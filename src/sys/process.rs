@@ -15,6 +15,11 @@ pub fn append_line(path: &str, line: &str) {
     }
 }
 
+/// Whether the effective user id is 0, geteuid(2).
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Field 22 of /proc/pid/stat: clock ticks after boot at which the process started, proc_pid_stat(5).
 ///
 /// # Errors

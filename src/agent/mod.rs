@@ -1,0 +1,57 @@
+//! The pod agent: Pod manifests, with no API server. `check`, `run --dry-run` and `run` go the same way through:
+//!
+//! [`manifest::load`] -> [`convert::plan`] -> [`volume_files::prepare`] -> [`reconcile::decide`], round after round.
+//!
+//! Reading (`yaml`, `read`, `schema`, `decode*`, `names`, `quantity`, `validate`) tells everything that is wrong with a file, each
+//! with line, column, field, value and remedy. Deciding (`resources`, `expand`, `volume`, `etc`, `convert`, `reconcile`) is pure.
+//! Only `volume_files` touches the disk. Here is no engine call: the loop that observes and acts is the caller's.
+//!
+//! What happens to a field is in [`schema`], for every field of core/v1 there is. In short:
+//!
+//! | field | here |
+//! |---|---|
+//! | livenessProbe, readinessProbe, startupProbe, lifecycle, restartPolicyRules | refused by name |
+//! | restartPolicy of an init container | Always (a sidecar) is honoured, another refused |
+//! | imagePullPolicy | Always is accepted, for it is the default of `:latest`: nothing is pulled here, what was imported is used |
+//! | emptyDir | on disk; `medium` and `sizeLimit` refused, for neither would be enforced |
+//! | subPath, subPathExpr | in configMap, secret, downwardAPI and projected volumes; refused where a container may write |
+//! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |
+//! | hostPort | with hostNetwork (where it means nothing more); else refused until pods have addresses |
+//! | seccompProfile | absent means RuntimeDefault, as for a kubelet with `seccompDefault: true`; Kubernetes' own default is none |
+//! | sysctls | of the pod's net and ipc namespaces; no list of "safe" ones, who writes the file owns the machine |
+//! | dnsPolicy | no cluster DNS: ClusterFirst means the host's, as for a kubelet without clusterDNS |
+//! | hostUsers: false, procMount: Unmasked, subdomain, setHostnameAsFQDN: true | refused |
+//! | nodeName | refused if it is another node's; nodeSelector and affinity refused |
+//! | priority, priorityClassName, runtimeClassName, overhead, pod-level resources | refused |
+//! | tolerations, schedulerName, enableServiceLinks, imagePullSecrets, resizePolicy, preemptionPolicy | accepted: no effect |
+//! | status, and what a server writes into metadata | accepted: no effect, so that `kubectl get -o yaml` can be run |
+//! | terminationMessagePath | a file of each attempt, mounted there |
+//! | uid | the file's, or FNV-1a of what the file says, node and salt: 32 hex digits |
+//!
+//! The names and numbers are the kubelet's, with its sources named where they are used.
+
+pub mod problem;
+pub mod yaml;
+pub mod quantity;
+pub mod names;
+mod fnv;
+pub mod schema;
+pub mod read;
+pub mod pod;
+pub mod objects;
+mod decode;
+mod decode_container;
+mod decode_security;
+mod decode_volume;
+mod validate;
+pub mod manifest;
+pub mod resources;
+pub mod expand;
+mod etc;
+pub mod volume;
+pub mod convert;
+pub mod reconcile;
+pub mod volume_files;
+pub mod logs;
+mod message;
+pub mod runner;

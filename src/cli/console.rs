@@ -1,0 +1,129 @@
+//! What `run` shows: the output of containers as it comes, and a line on stderr for what a person should know.
+
+use crate::agent::convert::{ContainerPlan, PodPlan};
+use crate::agent::logs::{Line, Stream, Tail};
+use crate::agent::runner::{Ending, Observer};
+use crate::id::{ContainerId, PodId};
+use crate::state::record::{ExitRecord, ExitStatus};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The terminal, or whatever reads us.
+#[derive(Debug)]
+pub(super) struct Console {
+    quiet: bool,
+    /// Names before lines: with one container there is nothing to tell apart.
+    prefix: bool,
+    width: usize,
+    followers: Mutex<HashMap<ContainerId, Follower>>,
+    /// Container ids by plan and attempt, to find the follower at the end.
+    names: Mutex<HashMap<(String, u32), ContainerId>>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    finish: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Console {
+    pub(super) fn new(plans: &[(PodId, PodPlan)], quiet: bool) -> Console {
+        let names = plans.iter().flat_map(|(_, plan)| plan.containers.iter().map(|c| c.config.name.as_str()));
+        Console {
+            quiet,
+            prefix: names.clone().count() > 1,
+            width: names.map(str::len).max().unwrap_or(0),
+            followers: Mutex::default(),
+            names: Mutex::default(),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "podwright: {text}"); // nobody is left to tell
+    }
+
+    /// Follows a log until told to finish, then reads what is left.
+    async fn follow(prefix: String, mut tail: Tail, mut finish: oneshot::Receiver<()>) {
+        let mut line_open = [false; 2];
+        loop {
+            if let Err(e) = tail.read(|line| show(&prefix, &line, &mut line_open)) {
+                tracing::warn!("{e}");
+                return;
+            }
+            tokio::select! {
+                biased;
+                _ = &mut finish => break,
+                changed = tail.changed() => if changed.is_err() { break },
+            }
+        }
+        if let Err(e) = tail.read(|line| show(&prefix, &line, &mut line_open)) {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+/// Prints a line to the stream it came from. A reader that went away is no reason to stop the pod.
+fn show(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
+    let open = &mut open[usize::from(line.stream == Stream::Stderr)];
+    let mut bytes = Vec::with_capacity(prefix.len() + line.text.len() + 1);
+    if !*open {
+        bytes.extend_from_slice(prefix.as_bytes());
+    }
+    bytes.extend_from_slice(line.text);
+    *open = line.partial;
+    if !line.partial {
+        bytes.push(b'\n');
+    }
+    let _ = match line.stream {
+        // A closed pipe: the pod goes on.
+        Stream::Stdout => std::io::stdout().lock().write_all(&bytes).and_then(|()| std::io::stdout().flush()),
+        Stream::Stderr => std::io::stderr().lock().write_all(&bytes),
+    };
+}
+
+impl Observer for Console {
+    fn ready(&self, _pod: &PodId) {}
+
+    fn started(&self, container: &ContainerPlan, id: &ContainerId, attempt: u32, log: Option<&Path>) {
+        let Some(log) = log.filter(|_| !self.quiet) else { return };
+        let name = &container.config.name;
+        let prefix = if self.prefix { format!("{name:<width$} | ", width = self.width) } else { String::new() };
+        let tail = match Tail::open(log) {
+            Ok(tail) => tail,
+            Err(e) => return self.say(&e.to_string()),
+        };
+        let (finish, finished) = oneshot::channel();
+        let task = tokio::spawn(Console::follow(prefix, tail, finished));
+        let follower = Follower { finish, task };
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert((name.clone(), attempt), id.clone());
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), follower);
+    }
+
+    fn ended(self: Arc<Self>, container: &ContainerPlan, attempt: u32, exit: &ExitRecord) -> Ending {
+        let name = container.config.name.clone();
+        let id = self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&(name.clone(), attempt));
+        let follower = id.and_then(|id| self.followers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+        let exit = exit.clone();
+        Box::pin(async move {
+            if let Some(follower) = follower {
+                let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
+                let _ = follower.task.await; // a follower that panicked has said so
+            }
+            if exit.status != ExitStatus::Exited(0) {
+                let reason = exit.status.reason(exit.oom);
+                let message =
+                    if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim_end()) };
+                self.say(&format!("container {name} ended with {} ({reason}){message}", exit.status.code()));
+            }
+        })
+    }
+
+    fn backing_off(&self, container: &ContainerPlan, delay: Duration) {
+        self.say(&format!("container {} is started again in {} s", container.config.name, delay.as_secs()));
+    }
+}

@@ -1,0 +1,168 @@
+//! What the host gives everyone: limits, the clock, security modules; and this program's own build.
+
+use super::{Finding, Verdict, not_readable, read};
+use crate::error::describe_io;
+use crate::sys::probe;
+use std::io::Read;
+use std::time::SystemTime;
+
+const AREA: &str = "host";
+
+/// The engine holds 4 to 5 descriptors a container, a shim up to 8: 1,000 containers want this many.
+const WANTED_NOFILE: u64 = 8192;
+/// The kernel's smallest default; a node of Kubernetes with 110 pods of 100 processes is beyond a third of it.
+const WANTED_PIDS: u64 = 32_768;
+/// A pod takes one of most kinds and a container one or two: for a full node, with room.
+const WANTED_NAMESPACES: u64 = 1024;
+/// A clock before this is a machine without a battery; 2026-01-01 in seconds since 1970.
+const PLAUSIBLE_SECS: u64 = 1_767_225_600;
+/// elf(5): the type of a program header that names the dynamic linker.
+const PT_INTERP: u32 = 3;
+
+pub(super) fn check() -> Vec<Finding> {
+    vec![
+        nofile(),
+        sysctl("kernel.pid_max", WANTED_PIDS, "the number of processes and threads of the whole host"),
+        sysctl("kernel.threads-max", WANTED_PIDS, "the number of threads of the whole host"),
+        namespaces(),
+        apparmor(),
+        selinux(),
+        clock(),
+        build(),
+    ]
+}
+
+fn nofile() -> Finding {
+    let (soft, hard) = probe::rlimit_nofile();
+    let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |n| n.to_string());
+    let why = "the engine holds a few descriptors for each container";
+    let finding = Finding::ok(AREA, "open files", format!("{}, at most {}", text(soft), text(hard)), why);
+    if hard.is_some_and(|hard| hard < WANTED_NOFILE) {
+        return finding.but(Verdict::Warn, format!("ulimit -Hn {WANTED_NOFILE} (LimitNOFILE= in a systemd unit)"));
+    }
+    finding
+}
+
+/// A number of /proc/sys that should not be below `wanted`.
+fn sysctl(name: &'static str, wanted: u64, why: &str) -> Finding {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    match read(&path).map(|text| text.parse::<u64>()) {
+        Ok(Ok(value)) if value >= wanted => Finding::ok(AREA, name, value.to_string(), why),
+        Ok(Ok(value)) => Finding::ok(AREA, name, value.to_string(), why)
+            .but(Verdict::Warn, format!("sysctl {name}={wanted} or more")),
+        Ok(Err(_)) => Finding::ok(AREA, name, "not a number", why).but(Verdict::Warn, format!("look at {path}")),
+        Err(e) => Finding::ok(AREA, name, not_readable(&path, &e), why).but(Verdict::Warn, "mount /proc"),
+    }
+}
+
+/// user.max_*_namespaces together: which are too low for a node.
+fn namespaces() -> Finding {
+    let why = "how many namespaces of each kind may exist: pods fail to start at the limit";
+    let kinds = ["mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    let read = |kind: &&str| read(&format!("/proc/sys/user/max_{kind}_namespaces")).ok()?.parse::<u64>().ok();
+    let values: Vec<_> = kinds.iter().filter_map(|kind| Some((*kind, read(kind)?))).collect();
+    let least = values.iter().map(|(_, value)| *value).min();
+    let finding =
+        Finding::ok(AREA, "user.max_*_namespaces", least.map_or(String::new(), |n| format!("at least {n}")), why);
+    let low: Vec<_> = values.iter().filter(|(_, value)| *value < WANTED_NAMESPACES).collect();
+    if values.len() < kinds.len() {
+        return Finding { found: "not readable".into(), ..finding }.but(Verdict::Warn, "mount /proc");
+    }
+    if low.is_empty() {
+        return finding;
+    }
+    let found: Vec<_> = low.iter().map(|(kind, value)| format!("{kind} {value}")).collect();
+    Finding { found: found.join(", "), ..finding }
+        .but(Verdict::Warn, format!("sysctl user.max_*_namespaces={WANTED_NAMESPACES} or more"))
+}
+
+fn apparmor() -> Finding {
+    let why = "a second wall around containers, beside seccomp and capabilities";
+    let on = read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == "Y");
+    let finding = Finding::ok(AREA, "AppArmor", "not enabled on this host", why);
+    if !on {
+        return finding;
+    }
+    let remedy =
+        "none in this version: containers run unconfined by AppArmor, and a pod that asks for a profile is refused";
+    Finding { found: "enabled".into(), ..finding }.but(Verdict::Warn, remedy)
+}
+
+fn selinux() -> Finding {
+    let why = "a second wall around containers; its policy must let containers read what podwright unpacks";
+    match read("/sys/fs/selinux/enforce").as_deref() {
+        Ok("1") => {
+            let remedy = "none in this version, which sets no labels: containers run in podwright's own domain";
+            Finding::ok(AREA, "SELinux", "enforcing", why).but(Verdict::Warn, remedy)
+        }
+        Ok(_) => Finding::ok(AREA, "SELinux", "permissive", why),
+        Err(_) => Finding::ok(AREA, "SELinux", "not enabled on this host", why),
+    }
+}
+
+fn clock() -> Finding {
+    let why = "times in logs and statuses are compared between nodes, and certificates of registries have dates";
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time =
+        jiff::Timestamp::from_second(now.as_secs().cast_signed()).map(|time| time.to_string()).unwrap_or_default();
+    let finding = Finding::ok(AREA, "clock", time, why);
+    let remedy = "run a time service (systemd-timesyncd, chrony)";
+    if now.as_secs() < PLAUSIBLE_SECS {
+        return finding.but(Verdict::Warn, format!("set the clock, then {remedy}"));
+    }
+    match probe::clock_is_synchronised() {
+        Ok(true) => Finding { found: format!("{}, kept in step", finding.found), ..finding },
+        Ok(false) => Finding { found: format!("{}, kept in step by nothing", finding.found), ..finding }
+            .but(Verdict::Warn, remedy),
+        Err(e) => Finding { found: format!("{}; adjtimex: {}", finding.found, describe_io(&e)), ..finding },
+    }
+}
+
+fn build() -> Finding {
+    let why = "a static program needs nothing of the host, and its shims are as small as those that were measured";
+    match is_static() {
+        Ok(true) => Finding::ok(AREA, "this program", "static", why),
+        Ok(false) => Finding::ok(AREA, "this program", "linked dynamically", why)
+            .but(Verdict::Warn, "build for x86_64-unknown-linux-musl, as releases are"),
+        Err(e) => {
+            Finding::ok(AREA, "this program", not_readable("/proc/self/exe", &e), why).but(Verdict::Warn, "mount /proc")
+        }
+    }
+}
+
+/// Whether our own ELF file (64 bits, this machine's byte order) names no dynamic linker, elf(5).
+fn is_static() -> std::io::Result<bool> {
+    // The program headers follow the ELF header at once in what linkers make; a page holds more than 60 of them.
+    let mut head = vec![];
+    std::fs::File::open("/proc/self/exe")?.take(4096).read_to_end(&mut head)?;
+    Ok(!program_headers(&head).any(|kind| kind == PT_INTERP))
+}
+
+/// The types of the program headers in the first bytes of an ELF file.
+fn program_headers(head: &[u8]) -> impl Iterator<Item = u32> {
+    let half = |at: usize| head.get(at..at + 2).map_or(0, |b| usize::from(u16::from_ne_bytes([b[0], b[1]])));
+    // elf(5): e_phoff at 32 (its low half is enough), e_phentsize at 54, e_phnum at 56.
+    let (offset, size, count) = (half(32), half(54), half(56));
+    (0..count).filter_map(move |n| {
+        let at = offset + n * size;
+        head.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_linker_is_found_in_the_program_headers() {
+        let mut head = vec![0u8; 64 + 2 * 56];
+        head[32..34].copy_from_slice(&64u16.to_ne_bytes());
+        head[54..56].copy_from_slice(&56u16.to_ne_bytes());
+        head[56..58].copy_from_slice(&2u16.to_ne_bytes());
+        head[64..68].copy_from_slice(&1u32.to_ne_bytes());
+        head[120..124].copy_from_slice(&PT_INTERP.to_ne_bytes());
+        assert_eq!(program_headers(&head).collect::<Vec<_>>(), [1, PT_INTERP]);
+        assert_eq!(program_headers(&head[..70]).collect::<Vec<_>>(), [1]);
+        assert_eq!(program_headers(&[]).count(), 0);
+    }
+}

@@ -1,0 +1,78 @@
+//! What of this host a plan depends on, gathered: `run`, `check` and `verify` see the same.
+
+use crate::agent::convert::NodeFacts;
+use crate::agent::resources::NodeResources;
+use crate::error::{Context, Result};
+use crate::id::PodId;
+use crate::state::paths::Paths;
+use std::net::{IpAddr, UdpSocket};
+
+/// The facts for one pod of a manifest. `salt` makes derived uids differ.
+///
+/// # Errors
+/// `Internal` when /proc cannot be read.
+pub(super) fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool) -> Result<NodeFacts> {
+    let host_ips: Vec<String> = host_ips().iter().map(IpAddr::to_string).collect();
+    Ok(NodeFacts {
+        node_name: name()?,
+        uid_salt: salt.to_owned(),
+        // A pod on its own network has only its loopback in this version.
+        pod_ips: Some(if host_network { host_ips.clone() } else { Vec::new() }),
+        host_ips,
+        resources: resources()?,
+        resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), // a host without one has no servers
+        masked_paths: thermal_paths(),
+        log_root: Some(paths.logs(pod)),
+        pod_dir: paths.pod_data(pod),
+        secret_dir: paths.pod(pod).join("secrets"),
+        seccomp_dir: paths.root.join("seccomp"),
+    })
+}
+
+/// The host's name.
+///
+/// # Errors
+/// `Internal` when /proc cannot be read.
+pub(super) fn name() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context(|| "read /proc/sys/kernel/hostname")?;
+    Ok(name.trim().to_owned())
+}
+
+/// The address that each family's default route would use. Connecting a datagram socket asks the routing table and sends nothing.
+fn host_ips() -> Vec<IpAddr> {
+    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")]; // documentation, RFC 5737 and 3849
+    let address = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|a| a.ip())
+    };
+    towards.into_iter().filter_map(address).collect()
+}
+
+fn resources() -> Result<NodeResources> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").context(|| "read /proc/meminfo")?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
+    let kib: i64 = total.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0);
+    Ok(NodeResources {
+        cpu_millis: i64::try_from(cpus).unwrap_or(i64::MAX / 1000) * 1000,
+        memory_bytes: kib * 1024,
+        hugepage_bytes: hugepage_bytes(),
+    })
+}
+
+fn hugepage_bytes() -> Vec<u64> {
+    let Ok(sizes) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
+    let size = |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
+    let mut all: Vec<u64> = sizes.flatten().filter_map(|e| size(&e.file_name().to_string_lossy())).collect();
+    all.sort_unstable();
+    all.into_iter().map(|kib| kib * 1024).collect()
+}
+
+fn thermal_paths() -> Vec<String> {
+    let Ok(cpus) = std::fs::read_dir("/sys/devices/system/cpu") else { return Vec::new() };
+    let paths = cpus.flatten().map(|cpu| cpu.path().join("thermal_throttle")).filter(|path| path.exists());
+    let mut all: Vec<String> = paths.map(|p| p.to_string_lossy().into_owned()).collect();
+    all.sort();
+    all
+}

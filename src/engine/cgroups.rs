@@ -1,0 +1,80 @@
+//! The engine's use of cgroups: where they are, which controllers they get, and that podwright's own go when they are empty.
+
+use super::Engine;
+use super::pod::Pod;
+use crate::cgroup::apply;
+use crate::cgroup::limits::{self, Setting};
+use crate::cgroup::{self, Cgroup, CgroupPath, Controllers, Report};
+use crate::error::{Context, Result};
+use crate::state::model::{PodCgroup, Resources};
+use crate::sys;
+use std::time::Duration;
+
+/// How long processes of a cgroup may take to die of SIGKILL before its removal is given up.
+const EMPTY_WAIT: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
+    pub(super) fn shims_cgroup(&self) -> String {
+        format!("{}/shims", self.options().cgroup_root)
+    }
+
+    /// Makes a cgroup of the pod with the controllers that `settings` and statistics need.
+    pub(super) fn make_cgroup(&self, pod: &Pod, path: &str, settings: &[Setting]) -> Result<Cgroup> {
+        let owned = match &pod.record.config.cgroup {
+            PodCgroup::Given(parent) => parent.parse()?,
+            _ => self.options().cgroup_root.parse::<CgroupPath>()?,
+        };
+        self.hierarchy().create(&path.parse()?, &cgroup::controllers_for(settings), &owned)
+    }
+
+    /// Makes a cgroup that only holds processes: no controllers.
+    pub(super) fn make_plain_cgroup(&self, path: &str) -> Result<Cgroup> {
+        let owned = self.options().cgroup_root.parse::<CgroupPath>()?;
+        self.hierarchy().create(&path.parse()?, &Controllers::new(), &owned)
+    }
+
+    /// What of `resources` is to be written, checked.
+    pub(super) fn settings(&self, resources: &Resources) -> Result<Vec<Setting>> {
+        limits::settings(resources, sys::page_bytes())
+    }
+
+    /// Writes and verifies.
+    pub(super) fn limit(&self, cgroup: &Cgroup, settings: &[Setting]) -> Result<Report> {
+        apply::apply(self.hierarchy(), cgroup, settings, self.options().allow_unenforced)
+    }
+
+    /// Opens a cgroup that is there.
+    pub(super) fn open_cgroup(&self, path: &str) -> Result<Cgroup> {
+        self.hierarchy().open(&path.parse()?)
+    }
+
+    /// Kills everything in a cgroup and removes it with all below it; one that is not there is no error.
+    pub(super) fn remove_cgroup(&self, path: &str) -> Result<()> {
+        self.hierarchy().remove(&path.parse()?, EMPTY_WAIT)
+    }
+
+    /// Moves this process out of podwright's cgroups, to the root of the hierarchy, so that they can go.
+    pub(super) fn leave_shims(&self) -> Result<()> {
+        let inside = std::fs::read_to_string("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
+        let own = self.options().cgroup_root.parse::<CgroupPath>()?;
+        let here = inside.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        if here.parse::<CgroupPath>().is_ok_and(|path| path.is_within(&own)) {
+            let root = self.hierarchy().root()?;
+            root.write("cgroup.procs", "0").context(|| "leave podwright's cgroup")?;
+        }
+        Ok(())
+    }
+
+    /// Removes podwright's own cgroups that hold nothing any more; others may be using them.
+    pub(super) fn prune_cgroups(&self) {
+        let root = &self.options().cgroup_root;
+        let Ok(top) = root.parse::<CgroupPath>() else { return };
+        for below in ["pods", "burstable", "besteffort", "shims"] {
+            let pruned = top.child(below).and_then(|path| self.hierarchy().remove_if_empty(&path, &top));
+            if let Err(e) = pruned {
+                tracing::warn!("{e}");
+            }
+        }
+    }
+}

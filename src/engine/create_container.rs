@@ -1,0 +1,217 @@
+//! CreateContainer: touches the disk only. There is no process to kill when it fails.
+
+use super::events::{Event, EventKind};
+use super::oci::{self, HostFacts};
+use super::pod::{Container, Pod};
+use super::run_pod::remove_tree;
+use super::undo::Undo;
+use super::{Engine, blocking, mkdir_all};
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::id::{ContainerId, PodId};
+use crate::image::store::Image;
+use crate::state::model::{ContainerConfig, NamespaceMode, SeccompProfile};
+use crate::state::record::{self, ContainerRecord, Durability};
+use crate::sys;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// The largest Localhost seccomp profile, in bytes.
+const MAX_PROFILE_BYTES: u64 = 1 << 20;
+/// The most devices of the host that a privileged container is given.
+const MAX_DEVICES: usize = 4096;
+
+impl Engine {
+    /// Makes a container in a pod that is ready: its spec, its record, its writable layer.
+    ///
+    /// # Errors
+    /// `NotFound` for the pod or image, `FailedPrecondition` for a pod that is not ready, `AlreadyExists` for a second
+    /// container of that name and attempt, `InvalidArgument` naming field, value and remedy. Nothing is left.
+    pub async fn create_container(&self, pod: &PodId, config: ContainerConfig) -> Result<ContainerId> {
+        let pod = self.pod(pod)?;
+        let _one_at_a_time = pod.verb.lock().await;
+        let name = config.name.clone();
+        let mut undo = Undo::default();
+        match self.make_container(&pod, config, &mut undo) {
+            Ok(id) => {
+                self.announce(Event::of(pod.id(), Some(&id), EventKind::Created));
+                Ok(id)
+            }
+            Err(e) => Err(undo.unwind(e).await.context(format!("create container {name:?}"))),
+        }
+    }
+
+    fn make_container(&self, pod: &Pod, config: ContainerConfig, undo: &mut Undo) -> Result<ContainerId> {
+        check(pod, &config)?;
+        let image = match &config.image_id {
+            Some(id) => self.0.images.lookup(&id.to_string())?,
+            None => self.0.images.lookup(&config.image)?,
+        };
+        let id = ContainerId::random();
+        let record = self.container_record(pod, config, &id, image)?;
+        let writable = self.paths().writable(&id);
+        let gone = writable.clone();
+        undo.push(move || blocking(move || remove_tree(&gone)));
+        mkdir_all(&writable, 0o700)?;
+        // The upper directory becomes the root directory of the container: world-searchable, as an image's root is.
+        for (dir, mode) in [("upper", 0o755), ("work", 0o700)] {
+            mkdir_all(&writable.join(dir), mode)?;
+        }
+        fault::point("engine.create_container.writable");
+        let dir = self.paths().container(pod.id(), &id);
+        let gone = dir.clone();
+        undo.push(move || blocking(move || remove_tree(&gone)));
+        mkdir_all(&dir, 0o700)?;
+        fault::point("engine.create_container.directory");
+        record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
+        fault::point("engine.create_container.record");
+        pod.note(&format!("engine: container {} created", record.config.name));
+        pod.change(|facts| facts.containers.insert(id.clone(), Container::new(Arc::new(record))));
+        Ok(id)
+    }
+
+    fn container_record(
+        &self,
+        pod: &Pod,
+        mut config: ContainerConfig,
+        id: &ContainerId,
+        image: Image,
+    ) -> Result<ContainerRecord> {
+        let image_config = image.config;
+        config.image_id = Some(image.id);
+        let etc = [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
+        let host = HostFacts {
+            etc: etc.map(|(path, name)| (path, self.paths().etc(pod.id(), name))).to_vec(),
+            cgroup: pod.container_cgroup(id),
+            node_name: self.0.options.node_name.clone(),
+            devices: if config.security.privileged { host_devices() } else { Vec::new() },
+            seccomp: match &config.security.seccomp {
+                SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
+                _ => None,
+            },
+        };
+        let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
+        let log = match (&pod.record.config.log_directory, &config.log_path) {
+            (Some(directory), Some(path)) => Some(log_file(directory, path)?),
+            _ => None,
+        };
+        Ok(ContainerRecord {
+            id: id.clone(),
+            pod: pod.id().clone(),
+            stop_signal: oci::stop_signal(&config, &image_config)?,
+            config,
+            created_at_ns: self.now_ns(),
+            spec,
+            layers: image.layers,
+            log,
+            image_user: image_config.user,
+        })
+    }
+}
+
+fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {
+    let facts = pod.facts();
+    let ready = facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()) && !facts.stopped && !facts.hung_up;
+    if !ready {
+        return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));
+    }
+    let same = |c: &&Container| c.record.config.name == config.name && c.record.config.attempt == config.attempt;
+    if let Some(other) = facts.containers.values().find(same) {
+        return Err(Error::new(
+            crate::error::Kind::AlreadyExists,
+            format!(
+                "container {} of that name and attempt exists in pod {}",
+                other.record.id.short(),
+                pod.id().short()
+            ),
+        ));
+    }
+    if facts.containers.len() >= crate::wire::MAX_CONTAINERS {
+        return Err(Error::exhausted(format!("the pod has {} containers already", facts.containers.len())));
+    }
+    if config.security.run_as_group.is_some()
+        && config.security.run_as_user.is_none()
+        && config.security.run_as_username.is_empty()
+    {
+        return Err(Error::invalid("runAsGroup needs runAsUser"));
+    }
+    if let Some(target) = &config.security.pid_target {
+        let running = facts.containers.get(target).is_some_and(|c| c.state() == super::pod::State::Running);
+        if !running {
+            return Err(Error::precondition(format!(
+                "the target container {} does not run in this pod",
+                target.short()
+            )));
+        }
+    }
+    if matches!(pod.record.config.namespaces.pid, NamespaceMode::Target(_)) {
+        return Err(Error::invalid("a pod's pid namespace cannot be another container's; only a container's can"));
+    }
+    Ok(())
+}
+
+/// Joins a container's log path to the pod's log directory; it may not leave it.
+fn log_file(directory: &Path, path: &Path) -> Result<PathBuf> {
+    if path.components().all(|c| matches!(c, Component::Normal(_))) && directory.is_absolute() {
+        return Ok(directory.join(path));
+    }
+    Err(Error::invalid(format!(
+        "log path {path:?} below {directory:?} must be relative, without '..', below an absolute directory"
+    )))
+}
+
+fn read_profile(path: &Path) -> Result<serde_json::Value> {
+    let file = std::fs::File::open(path).context(|| format!("open seccomp profile {}", path.display()))?;
+    let mut text = Vec::new();
+    file.take(MAX_PROFILE_BYTES + 1)
+        .read_to_end(&mut text)
+        .context(|| format!("read seccomp profile {}", path.display()))?;
+    if text.len() as u64 > MAX_PROFILE_BYTES {
+        return Err(Error::invalid(format!(
+            "seccomp profile {} is larger than {MAX_PROFILE_BYTES} bytes",
+            path.display()
+        )));
+    }
+    serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("seccomp profile {}: {e}", path.display())))
+}
+
+/// The host's device nodes below /dev, for a privileged container; what the container mounts there itself is left out.
+fn host_devices() -> Vec<(String, char, u32, u32, u32)> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::from("/dev")];
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let skip = ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console"];
+            if skip.iter().any(|s| path == Path::new(s)) || found.len() >= MAX_DEVICES {
+                continue;
+            }
+            match sys::device(&path) {
+                Ok(Some(node)) => {
+                    found.push((path.to_string_lossy().into_owned(), node.kind, node.major, node.minor, node.mode))
+                }
+                Ok(None) if entry.file_type().is_ok_and(|t| t.is_dir()) => directories.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_path_never_leaves_the_pods_directory() {
+        let dir = Path::new("/var/log/pods/p");
+        assert_eq!(log_file(dir, Path::new("c/0.log")).expect("valid"), Path::new("/var/log/pods/p/c/0.log"));
+        for bad in ["../x", "/etc/passwd", "a/../../x"] {
+            assert!(log_file(dir, Path::new(bad)).is_err(), "{bad}");
+        }
+        assert!(log_file(Path::new("relative"), Path::new("a")).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! The verbs, one file each, called by `cri`, `agent` and `run` alike: there is no second way to make a pod.
+//!
+//! An engine is the owner of the pods below one directory ([`crate::state::paths`]): the daemon's, or those of one instance of
+//! `run`. It keeps no fact that a dead process takes along: records and shims are the truth, [`Engine::recover`] rebuilds
+//! memory from them, and what is in memory is a cache that every list and status is served from.
+//!
+//! Verbs on one pod are serialised by its lock; waiting (for a grace period, for an exec) is done without it. Every verb says
+//! where it may be killed ([`crate::fault::point`]), and what was made by then is found again by [`sweep`] or the next verb.
+//!
+//! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
+
+mod cgroups;
+mod create_container;
+pub mod etc;
+pub mod events;
+pub mod exec;
+pub mod oci;
+pub mod pod;
+pub mod query;
+mod recover;
+mod remove;
+mod run_pod;
+pub mod shim;
+pub mod signal;
+mod start_container;
+pub mod stats;
+mod stop;
+pub mod sweep;
+mod undo;
+mod update;
+
+use crate::cgroup::Hierarchy;
+use crate::error::{Context, Error, Result};
+use crate::id::{ContainerId, PodId};
+use crate::image::store::Store;
+use crate::state::paths::Paths;
+use crate::sys;
+use events::Event;
+use pod::Pod;
+use std::collections::HashMap;
+use std::fs::Permissions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::broadcast;
+
+/// How many events a slow listener may lag behind before it misses some (and is told so).
+const EVENT_BACKLOG: usize = 1024;
+
+/// What an engine is given by the command that hosts it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub paths: Paths,
+    /// podwright's own subtree of cgroup v2, `/podwright`.
+    pub cgroup_root: String,
+    /// Limits that the host cannot enforce are warnings, not errors.
+    pub allow_unenforced: bool,
+    /// The host's name, shown by pods on its network.
+    pub node_name: String,
+    /// Pods shall not outlive this engine (`run`).
+    pub owner: bool,
+}
+
+/// The engine. Cheap to clone; all clones are the same one. To be used within a tokio runtime.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    images: Store,
+    hierarchy: Hierarchy,
+    /// The sealed program that all shims run from; made when the first one is.
+    program: Mutex<Option<Arc<OwnedFd>>>,
+    pods: Mutex<HashMap<PodId, Arc<Pod>>>,
+    events: broadcast::Sender<Event>,
+    last_ns: AtomicI64,
+    boot_id: String,
+    /// Held from the first pod of an instance of `run` on.
+    claim: Mutex<Option<sweep::Lock>>,
+}
+
+impl Engine {
+    /// An engine that knows no pods yet. Touches nothing on the disk but what reading needs.
+    ///
+    /// # Errors
+    /// `Unsupported` without cgroup v2, `Internal` when an image store is there and unreadable.
+    pub fn open(options: Options) -> Result<Engine> {
+        let hierarchy = Hierarchy::discover()?;
+        let images = Store::open(&options.paths)?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context(|| "read /proc/sys/kernel/random/boot_id")?;
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        Ok(Engine(Arc::new(Inner {
+            options,
+            images,
+            hierarchy,
+            program: Mutex::new(None),
+            pods: Mutex::new(HashMap::new()),
+            events,
+            last_ns: AtomicI64::new(0),
+            boot_id: boot_id.trim().to_owned(),
+            claim: Mutex::new(None),
+        })))
+    }
+
+    /// The image store that containers are made from.
+    pub fn images(&self) -> &Store {
+        &self.0.images
+    }
+
+    /// Where everything is.
+    pub fn paths(&self) -> &Paths {
+        &self.0.options.paths
+    }
+
+    /// What this engine was opened with.
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    /// The cgroup hierarchy that limits are written to.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.0.hierarchy
+    }
+
+    /// What happens from now on. A listener that lags by [`EVENT_BACKLOG`] is told that it missed some.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// The time in nanoseconds since the epoch, strictly increasing: kubelet sorts by it.
+    pub(crate) fn now_ns(&self) -> i64 {
+        let now = realtime_ns();
+        let next = |last: i64| Some(now.max(last + 1));
+        match self.0.last_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(last) | Err(last) => now.max(last + 1),
+        }
+    }
+
+    fn pods_mut(&self) -> MutexGuard<'_, HashMap<PodId, Arc<Pod>>> {
+        self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod of that id.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(crate) fn pod(&self, id: &PodId) -> Result<Arc<Pod>> {
+        self.pods_mut().get(id).cloned().ok_or_else(|| Error::not_found(format!("no pod {}", id.short())))
+    }
+
+    /// The pod that holds a container of that id.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(crate) fn pod_of(&self, id: &ContainerId) -> Result<Arc<Pod>> {
+        let found = self.pods_mut().values().find(|p| p.facts().containers.contains_key(id)).cloned();
+        found.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))
+    }
+
+    pub(crate) fn announce(&self, event: Event) {
+        let _ = self.0.events.send(event); // there may be no listener
+    }
+
+    /// The program of new shims, sealed once for all of them.
+    fn program(&self) -> Result<Arc<OwnedFd>> {
+        let mut program = self.0.program.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fd) = &*program {
+            return Ok(fd.clone());
+        }
+        let fd =
+            Arc::new(sys::memfd::sealed_self("podwright-shim").context(|| "copy this program into a sealed memfd")?);
+        *program = Some(fd.clone());
+        Ok(fd)
+    }
+}
+
+/// CLOCK_REALTIME in nanoseconds.
+fn realtime_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Makes a directory with exactly these permission bits, whatever the umask; one that is there is left as it is.
+pub(crate) fn mkdir_all(path: &Path, mode: u32) -> Result<()> {
+    let doing = || format!("make directory {}", path.display());
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        mkdir_all(parent, mode)?;
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(mode))).context(doing),
+    }
+}
+
+/// Runs what may block for long (removing trees, unpacking) beside the runtime's own threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a worker thread ended: {e}")))?
+}

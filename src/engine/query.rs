@@ -1,0 +1,113 @@
+//! What pods and containers there are: from memory, for a kubelet asks every second.
+
+use super::Engine;
+use super::pod::{Container, Facts, Pod, State};
+use crate::cgroup::Row;
+use crate::error::{Error, Result};
+use crate::id::{ContainerId, PodId};
+use crate::state::flight::{Entry, Flight, Source};
+use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, ProcessRecord};
+use crate::wire::SandboxState;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// A pod as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct PodStatus {
+    pub record: PodRecord,
+    pub ready: bool,
+    /// The limits of the pod's own cgroup.
+    pub limits: Vec<Row>,
+    pub warnings: Vec<String>,
+    pub sandbox: Option<SandboxState>,
+    /// The shim died; what it held was killed.
+    pub shim_lost: bool,
+}
+
+/// A container as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContainerStatus {
+    pub record: Arc<ContainerRecord>,
+    pub state: State,
+    pub process: Option<ProcessRecord>,
+    pub exit: Option<ExitRecord>,
+    pub child_oom: bool,
+    /// The limits as asked, written, read back and effective.
+    pub limits: Vec<Row>,
+    pub warnings: Vec<String>,
+    /// Absolute in the v2 hierarchy.
+    pub cgroup: String,
+}
+
+fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
+    PodStatus {
+        record: pod.record.clone(),
+        ready: !facts.stopped && !facts.hung_up && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()),
+        limits: facts.limits.clone(),
+        warnings: facts.warnings.clone(),
+        sandbox: facts.sandbox.clone(),
+        shim_lost: facts.hung_up && !facts.stopped,
+    }
+}
+
+fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
+    ContainerStatus {
+        record: container.record.clone(),
+        state: container.state(),
+        process: container.process.clone(),
+        exit: container.exit.clone(),
+        child_oom: container.child_oom,
+        limits: container.limits.clone(),
+        warnings: container.warnings.clone(),
+        cgroup: pod.container_cgroup(&container.record.id),
+    }
+}
+
+impl Engine {
+    /// All pods, the newest first.
+    pub fn list_pods(&self) -> Vec<PodStatus> {
+        let mut all: Vec<PodStatus> = self.pods_mut().values().map(|p| pod_status(p, &p.facts())).collect();
+        all.sort_by_key(|p| std::cmp::Reverse(p.record.created_at_ns));
+        all
+    }
+
+    /// All containers, the newest first.
+    pub fn list_containers(&self) -> Vec<ContainerStatus> {
+        let pods: Vec<Arc<Pod>> = self.pods_mut().values().cloned().collect();
+        let of = |pod: &Arc<Pod>| pod.facts().containers.values().map(|c| container_status(pod, c)).collect::<Vec<_>>();
+        let mut all: Vec<ContainerStatus> = pods.iter().flat_map(of).collect();
+        all.sort_by_key(|c| std::cmp::Reverse(c.record.created_at_ns));
+        all
+    }
+
+    /// One pod.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn pod_status(&self, id: &PodId) -> Result<PodStatus> {
+        let pod = self.pod(id)?;
+        let facts = pod.facts();
+        Ok(pod_status(&pod, &facts))
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn container_status(&self, id: &ContainerId) -> Result<ContainerStatus> {
+        let pod = self.pod_of(id)?;
+        let facts = pod.facts();
+        let container =
+            facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+        Ok(container_status(&pod, container))
+    }
+
+    /// The pod's flight recorder: its last steps with their times.
+    ///
+    /// # Errors
+    /// `NotFound` for the pod, `Internal` when the recorder cannot be read.
+    pub fn flight(&self, id: &PodId) -> Result<Vec<Entry>> {
+        self.pod(id)?;
+        Flight::open(&self.paths().flight(id), Source::Engine)?.read()
+    }
+}

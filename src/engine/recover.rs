@@ -1,0 +1,139 @@
+//! Recovery: memory is rebuilt from records and shims. Nothing that cannot be read is deleted.
+
+use super::Engine;
+use super::pod::{Container, Pod, State, bury, listen};
+use super::shim::{Shim, connect, unexpected};
+use crate::error::{Context, Error, Result};
+use crate::id::{ContainerId, PodId};
+use crate::state::flight::{Flight, Source};
+use crate::state::record::{self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, SandboxRecord, StoppedRecord};
+use crate::sys;
+use crate::wire::{Reply, Request, SandboxState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long one shim may take to answer: a stuck one must not hold up the others.
+const SHIM_WAIT: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Finds the pods that are there, speaks with their shims, and returns what could not be read, a sentence each.
+    ///
+    /// # Errors
+    /// `Internal` when the directory of pods cannot be listed.
+    pub async fn recover(&self) -> Result<Vec<Error>> {
+        let mut unreadable = Vec::new();
+        let mut waiting = tokio::task::JoinSet::new();
+        for name in list(&self.paths().pods())? {
+            match name.parse::<PodId>() {
+                Ok(id) => {
+                    let engine = self.clone();
+                    waiting.spawn(async move { engine.recover_pod(id).await });
+                }
+                Err(e) => unreadable.push(e.context(format!("in {}", self.paths().pods().display()))),
+            }
+        }
+        while let Some(recovered) = waiting.join_next().await {
+            if let Ok(Err(e)) = recovered {
+                unreadable.push(e);
+            }
+        }
+        Ok(unreadable)
+    }
+
+    async fn recover_pod(&self, id: PodId) -> Result<()> {
+        let path = self.paths().pod_record(&id);
+        let record = record::read::<PodRecord>(&path)?
+            .ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
+        let pod = Arc::new(Pod::new(record, None, Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
+        self.read_records(&pod)?;
+        if self.connect(&pod).await.is_err() {
+            self.bury_pod(&pod);
+        }
+        self.pods_mut().insert(id, pod);
+        Ok(())
+    }
+
+    /// What the records say: complete when the shim is dead, a start when it lives.
+    fn read_records(&self, pod: &Arc<Pod>) -> Result<()> {
+        let paths = self.paths();
+        let id = pod.id().clone();
+        let sandbox = record::read::<SandboxRecord>(&paths.sandbox_record(&id))?;
+        let stopped = record::read::<StoppedRecord>(&paths.stopped_record(&id))?.is_some();
+        let mut containers = Vec::new();
+        for name in list(&paths.containers(&id))? {
+            let container: ContainerId = name.parse()?;
+            // No record: the daemon died in CreateContainer before it answered. The directory goes with the pod.
+            let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else {
+                continue;
+            };
+            let mut known = Container::new(Arc::new(record));
+            known.process = record::read::<ProcessRecord>(&paths.process_record(&id, &container))?;
+            known.exit = record::read::<ExitRecord>(&paths.exit_record(&id, &container))?;
+            containers.push((container, known));
+        }
+        pod.change(|facts| {
+            facts.sandbox =
+                sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
+            facts.stopped = stopped;
+            facts.containers.extend(containers);
+        });
+        Ok(())
+    }
+
+    async fn connect(&self, pod: &Arc<Pod>) -> Result<()> {
+        let socket = connect(&self.paths().shim_socket(pod.id()))?;
+        let (sender, heard) = mpsc::unbounded_channel();
+        let shim = Shim::new(socket, sender)?;
+        let asked = async {
+            shim.hello(false).await?;
+            shim.call(Request::List, &[]).await
+        };
+        let late = |_| Error::new(crate::error::Kind::Unavailable, "the shim does not answer");
+        let (sandbox, containers) = match tokio::time::timeout(SHIM_WAIT, asked).await.map_err(late)?? {
+            (Reply::List { sandbox, containers }, _) => (sandbox, containers),
+            (other, _) => return Err(unexpected(&other)),
+        };
+        pod.change(|facts| {
+            facts.sandbox = sandbox.or(facts.sandbox.take());
+            for state in containers {
+                if let Some(known) = facts.containers.get_mut(&state.container) {
+                    known.process = Some(state.process);
+                    known.exit = state.exit.or(known.exit.take());
+                    known.warnings = state.warnings;
+                }
+            }
+        });
+        pod.set_shim(Some(shim));
+        tokio::spawn(listen(self.clone(), Arc::downgrade(pod), heard));
+        Ok(())
+    }
+
+    /// The shim is dead: nothing it held may run on unmanaged.
+    fn bury_pod(&self, pod: &Arc<Pod>) {
+        let running: Vec<ContainerId> = {
+            let facts = pod.facts();
+            facts.containers.values().filter(|c| c.state() == State::Running).map(|c| c.record.id.clone()).collect()
+        };
+        for id in running {
+            let exit = bury(self, pod, &id);
+            pod.change(|facts| facts.containers.get_mut(&id).map(|c| c.exit.get_or_insert(exit).clone()));
+        }
+        pod.change(|facts| facts.hung_up = true);
+    }
+}
+
+/// The names in a directory; none when it is not there.
+pub(super) fn list(directory: &std::path::Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(|| format!("list {}", directory.display()))?,
+    };
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    Ok(names.collect())
+}
+
+/// Whether a process of a record still runs.
+pub fn alive(process: record::Process) -> bool {
+    sys::start_time(process.pid).is_ok_and(|start| start == process.start_time)
+}

@@ -1,0 +1,107 @@
+//! RemoveContainer and RemovePodSandbox: teardown never stops early, and tells everything that is left.
+
+use super::events::{Event, EventKind};
+use super::pod::Pod;
+use super::run_pod::remove_tree;
+use super::{Engine, blocking};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
+use crate::id::{ContainerId, PodId};
+use crate::wire::Request;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a shim that was told to go may take.
+const SHIM_EXIT_WAIT: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Removes a container, killing it first if it runs. Logs are not touched.
+    ///
+    /// # Errors
+    /// `NotFound`; everything that is left, together.
+    pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
+        self.stop_container(id, Duration::ZERO).await?;
+        let pod = self.pod_of(id)?;
+        let _one_at_a_time = pod.verb.lock().await;
+        self.remove_in(&pod, id).await
+    }
+
+    async fn remove_in(&self, pod: &Arc<Pod>, id: &ContainerId) -> Result<()> {
+        let mut left = Vec::new();
+        if let Ok(shim) = pod.shim() {
+            match shim.done(Request::Forget { container: id.clone() }, &[]).await {
+                Err(e) if !matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => left.push(e),
+                _ => {}
+            }
+        }
+        fault::point("engine.remove_container.forgotten");
+        left.extend(self.remove_cgroup(&pod.container_cgroup(id)).err());
+        fault::point("engine.remove_container.cgroup");
+        let (writable, directory) = (self.paths().writable(id), self.paths().container(pod.id(), id));
+        left.extend(blocking(move || remove_tree(&writable)).await.err());
+        fault::point("engine.remove_container.writable");
+        if let Some(e) = Error::collect(left) {
+            return Err(e.context(format!("remove container {}", id.short())));
+        }
+        // The record goes last: what it names is still found when this is killed in the middle.
+        blocking(move || remove_tree(&directory)).await?;
+        fault::point("engine.remove_container.directory");
+        pod.change(|facts| facts.containers.remove(id));
+        pod.note(&format!("engine: container {} removed", id.short()));
+        self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
+        Ok(())
+    }
+
+    /// Removes a pod with all its containers, stopping it first if needed.
+    ///
+    /// # Errors
+    /// `NotFound`; everything that is left, together: call it again.
+    pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
+        let pod = self.pod(id)?;
+        let _one_at_a_time = pod.verb.lock().await;
+        let mut left = Vec::new();
+        left.extend(self.stop_sandbox(&pod).await.err());
+        let ids: Vec<ContainerId> = pod.facts().containers.keys().cloned().collect();
+        for container in &ids {
+            left.extend(self.remove_in(&pod, container).await.err());
+        }
+        fault::point("engine.remove_pod.containers");
+        left.extend(self.end_shim(&pod).await.err());
+        fault::point("engine.remove_pod.shim");
+        left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
+        self.prune_cgroups();
+        fault::point("engine.remove_pod.cgroup");
+        let data = self.paths().pod_data(id);
+        left.extend(blocking(move || remove_tree(&data)).await.err());
+        fault::point("engine.remove_pod.data");
+        if let Some(e) = Error::collect(left) {
+            return Err(e.context(format!("remove pod {}", id.short())));
+        }
+        let directory = self.paths().pod(id);
+        blocking(move || remove_tree(&directory)).await?;
+        fault::point("engine.remove_pod.directory");
+        self.pods_mut().remove(id);
+        self.announce(Event::of(id, None, EventKind::Deleted));
+        Ok(())
+    }
+
+    /// Tells the shim to go and waits for it; one that does not is killed, for it holds nothing any more.
+    async fn end_shim(&self, pod: &Arc<Pod>) -> Result<()> {
+        if let Ok(shim) = pod.shim() {
+            match shim.done(Request::Shutdown, &[]).await {
+                Err(e) if e.kind() != Kind::Unavailable => return Err(e),
+                _ => {}
+            }
+        }
+        let gone = pod.wait(|facts| Ok(facts.hung_up.then_some(())));
+        let left_in_time = tokio::time::timeout(SHIM_EXIT_WAIT, gone).await.is_ok();
+        let Some(mut child) = pod.take_child() else { return Ok(()) };
+        blocking(move || {
+            if !left_in_time {
+                let _ = child.kill(); // it may have ended in this moment
+            }
+            child.wait().map(|_| ()).context(|| "wait for the shim")
+        })
+        .await
+    }
+}

@@ -1,0 +1,312 @@
+//! RunPodSandbox: shim, record, cgroups, pause, in this order, each with its way back.
+//!
+//! The shim comes first, before any file or cgroup of the pod exists, and the record (an intent) before the cgroups that it
+//! names: so whoever finds the pieces after a kill -9, the shim itself or the next `podwright`, finds all of them.
+
+use super::events::{Event, EventKind};
+use super::pod::{Pod, listen};
+use super::shim::{Birth, Shim, spawn, unexpected};
+use super::undo::Undo;
+use super::{Engine, blocking, etc, mkdir_all, sweep};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::id::PodId;
+use crate::state::flight::{Flight, Source};
+use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
+use crate::state::record::{self, Durability, PodRecord, Process};
+use crate::sys;
+use crate::sys::fs::Access;
+use crate::wire::{Reply, Request, Sandbox};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, PoisonError};
+use tokio::sync::mpsc;
+
+/// Size of a pod's /dev/shm, in bytes, as in containerd and CRI-O.
+const SHM_BYTES: u64 = 64 << 20;
+/// oom_score_adj of pause, as in containerd and CRI-O: the pod's namespaces go last.
+const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+/// Longest hostname, HOST_NAME_MAX of sethostname(2).
+const MAX_HOSTNAME: usize = 64;
+
+/// The namespace that a sysctl belongs to, or why it cannot be set for a pod.
+fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
+    let refuse = |why: &str| Err(Error::invalid(format!("sysctl {name:?}: {why}")));
+    let grammar = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.' | '/');
+    if name.len() > 253 || name.is_empty() || !name.chars().all(grammar) || name.split(['.', '/']).any(str::is_empty) {
+        return refuse("a name has lower-case words joined by dots");
+    }
+    if value.contains(['\0', '\n']) || value.len() > 4096 {
+        return refuse("the value has a NUL or newline, or more than 4096 bytes");
+    }
+    let dotted = name.replace('/', ".");
+    let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
+    if dotted.starts_with("net.") {
+        return match config.namespaces.network {
+            NamespaceMode::Node => refuse("it would change the host's network, which this pod uses"),
+            _ => Ok(()),
+        };
+    }
+    if ipc {
+        return match config.namespaces.ipc {
+            NamespaceMode::Node => refuse("it would change the host's IPC, which this pod uses"),
+            _ => Ok(()),
+        };
+    }
+    refuse(
+        "it belongs to no namespace of a pod (net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* do): it would change the host",
+    )
+}
+
+fn check(config: &PodConfig) -> Result<()> {
+    for (field, text) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
+        let grammar = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if text.is_empty() || text.len() > 253 || !text.chars().all(grammar) || text.starts_with('.') {
+            return Err(Error::invalid(format!(
+                "pod {field} {text:?} must be 1 to 253 of a-z A-Z 0-9 '-' '.' '_', not starting with '.'"
+            )));
+        }
+    }
+    if config.hostname.len() > MAX_HOSTNAME
+        || !config.hostname.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+    {
+        return Err(Error::invalid(format!(
+            "hostname {:?} must have at most {MAX_HOSTNAME} letters, digits, '-' and '.'",
+            config.hostname
+        )));
+    }
+    if !config.runtime_handler.is_empty() {
+        return Err(Error::unsupported(format!("runtime handler {:?} is not configured", config.runtime_handler)));
+    }
+    if let Some(port) = config.port_mappings.iter().find(|p| p.host_port != 0) {
+        return Err(Error::unsupported(format!(
+            "host port {} needs the bridge network, which this podwright does not have yet; use hostNetwork",
+            port.host_port
+        )));
+    }
+    if matches!(config.namespaces.network, NamespaceMode::Container | NamespaceMode::Target(_))
+        || matches!(config.namespaces.ipc, NamespaceMode::Container | NamespaceMode::Target(_))
+    {
+        return Err(Error::invalid("network and ipc namespaces are the pod's or the node's"));
+    }
+    config.sysctls.iter().try_for_each(|(name, value)| check_sysctl(config, name, value))
+}
+
+impl Engine {
+    /// Makes a pod sandbox: its shim, its cgroups and its namespaces, held by a pause process.
+    ///
+    /// # Errors
+    /// `InvalidArgument` and `Unsupported` before anything was made; otherwise what failed, with everything taken back.
+    pub async fn run_pod(&self, config: PodConfig) -> Result<PodId> {
+        let id = PodId::random();
+        self.run_pod_as(id.clone(), config).await.map(|()| id)
+    }
+
+    /// The same with an id that the caller chose, because its paths are named in volumes and logs already.
+    ///
+    /// # Errors
+    /// As [`Engine::run_pod`].
+    pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
+        check(&config)?;
+        let mut undo = Undo::default();
+        match self.make_pod(id.clone(), config, &mut undo).await {
+            Ok(_) => {
+                self.announce(Event::of(&id, None, EventKind::Created));
+                self.announce(Event::of(&id, None, EventKind::Started));
+                Ok(())
+            }
+            Err(e) => Err(undo.unwind(e).await.context("run pod")),
+        }
+    }
+
+    async fn make_pod(&self, id: PodId, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
+        let cgroup = match &config.cgroup {
+            PodCgroup::Default => format!("{}/pods/{id}", self.0.options.cgroup_root),
+            PodCgroup::Given(parent) => parent.clone(),
+            PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
+        };
+        let program = self.program()?;
+        let (child, socket) = spawn(&Birth {
+            pod: &id,
+            paths: self.paths(),
+            cgroup_root: &self.0.options.cgroup_root,
+            program: program.as_fd(),
+        })?;
+        let shim_process = Process {
+            pid: child.id(),
+            start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
+        };
+        undo.push(move || bury_shim(child));
+        fault::point("engine.run_pod.shim");
+        let (sender, heard) = mpsc::unbounded_channel();
+        let shim = Shim::new(socket, sender)?;
+        shim.hello(self.0.options.owner).await?;
+        fault::point("engine.run_pod.hello");
+        self.claim()?;
+        fault::point("engine.run_pod.claimed");
+        let flight = self.make_directory(&id, &config, undo)?;
+        let record = PodRecord {
+            id: id.clone(),
+            config,
+            created_at_ns: self.now_ns(),
+            boot_id: self.0.boot_id.clone(),
+            cgroup,
+            shim: shim_process,
+        };
+        record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
+        fault::point("engine.run_pod.record");
+        let pod = Arc::new(Pod::new(record, None, Some(flight)));
+        pod.note("engine: shim, directory and record made");
+        let leaf = self.make_cgroups(&pod, &shim, undo).await?;
+        self.start_pause(&pod, &shim, &leaf).await?;
+        pod.set_shim(Some(shim));
+        tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), heard));
+        self.pods_mut().insert(id, pod.clone());
+        pod.note("engine: pod ready");
+        Ok(pod)
+    }
+
+    /// Takes the instance's lock with its first pod: not earlier, for only a shim cleans up after a kill -9.
+    fn claim(&self) -> Result<()> {
+        let mut claim = self.0.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.options.owner && claim.is_none() {
+            *claim = Some(sweep::claim(self.paths())?);
+        }
+        Ok(())
+    }
+
+    /// The pod's directory with its own files of /etc and the flight recorder.
+    fn make_directory(&self, id: &PodId, config: &PodConfig, undo: &mut Undo) -> Result<Flight> {
+        let dir = self.paths().pod(id);
+        mkdir_all(&self.paths().pods(), 0o700)?;
+        let gone = dir.clone();
+        undo.push(move || blocking(move || remove_tree(&gone)));
+        for dir in [&dir, &dir.join("etc"), &self.paths().containers(id)] {
+            mkdir_all(dir, 0o700)?;
+        }
+        fault::point("engine.run_pod.directory");
+        let host = config.namespaces.network == NamespaceMode::Node;
+        let node = if host { std::fs::read_to_string("/etc/hosts").ok() } else { None };
+        let hosts = etc::hosts(config, None, node.as_deref())?;
+        let hostname = if config.hostname.is_empty() { &self.0.options.node_name } else { &config.hostname };
+        let resolv = match &config.dns {
+            Some(dns) => etc::resolv_conf(dns)?,
+            None => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        };
+        for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)] {
+            record::write_bytes(&self.paths().etc(id, name), text.as_bytes(), 0o644, Durability::Boot)?;
+        }
+        Flight::create(&self.paths().flight(id), Source::Engine)
+    }
+
+    /// The pod's cgroup (with its limits, if it is ours), pause's leaf in it, and the shim's own place outside.
+    async fn make_cgroups(&self, pod: &Pod, shim: &Shim, undo: &mut Undo) -> Result<Cgroup> {
+        let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
+        let (engine, gone) = (self.clone(), pod.own_cgroup());
+        undo.push(move || async move {
+            engine.remove_cgroup(&gone)?;
+            engine.prune_cgroups();
+            Ok(())
+        });
+        let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
+        fault::point("engine.run_pod.shims_cgroup");
+        if let PodCgroup::Own { resources, .. } = &pod.record.config.cgroup {
+            let settings = self.settings(resources)?;
+            let own = self.make_cgroup(pod, &path, &settings)?;
+            fault::point("engine.run_pod.pod_cgroup");
+            let name = || format!("pod {}/{}", pod.record.config.namespace, pod.record.config.name);
+            let report = self.limit(&own, &settings).context(name)?;
+            pod.change(|facts| {
+                facts.limits = report.rows;
+                facts.warnings = report.warnings;
+            });
+        }
+        fault::point("engine.run_pod.limits");
+        let leaf = self.make_cgroup(pod, &leaf_path, &[])?;
+        fault::point("engine.run_pod.sandbox_cgroup");
+        let procs =
+            sys::fs::open_file_at(shims.as_fd(), "cgroup.procs", Access::Write).context(|| "open cgroup.procs")?;
+        shim.done(Request::Join, &[procs.as_fd()]).await?;
+        fault::point("engine.run_pod.joined");
+        pod.note("engine: cgroups made and verified");
+        Ok(leaf)
+    }
+
+    async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup) -> Result<()> {
+        let config = &pod.record.config;
+        let socket = UnixListener::bind(self.paths().shim_socket(pod.id())).context(|| "make the shim's socket")?;
+        let request = Sandbox {
+            pod: pod.id().clone(),
+            dir: self.paths().pod(pod.id()),
+            namespaces: config.namespaces.clone(),
+            hostname: config.hostname.clone(),
+            sysctls: config.sysctls.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+            shm_bytes: SHM_BYTES,
+            oom_score_adj: PAUSE_OOM_SCORE_ADJ,
+            allow_unenforced: self.0.options.allow_unenforced,
+        };
+        let (reply, fds) =
+            shim.call(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;
+        fault::point("engine.run_pod.pause");
+        let Reply::Sandbox(state) = reply else { return Err(unexpected(&reply)) };
+        pod.change(|facts| {
+            facts.sandbox = Some(state);
+            facts.sandbox_fds = fds;
+        });
+        Ok(())
+    }
+}
+
+/// Kills a shim that never got to hold anything, and reaps it.
+async fn bury_shim(mut child: std::process::Child) -> Result<()> {
+    blocking(move || {
+        let _ = child.kill(); // it may have ended by itself
+        child.wait().map(|_| ()).context(|| "wait for the shim")
+    })
+    .await
+}
+
+/// Removes a directory and everything in it; one that is not there is no error.
+pub(crate) fn remove_tree(dir: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context(|| format!("remove {}", dir.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::model::Namespaces;
+
+    fn pod() -> PodConfig {
+        PodConfig { name: "web".into(), namespace: "default".into(), uid: "u1".into(), ..PodConfig::default() }
+    }
+
+    #[test]
+    fn a_sysctl_that_would_change_the_host_is_refused() {
+        let with = |name: &str, network: NamespaceMode| {
+            let namespaces = Namespaces { network, ..Namespaces::default() };
+            check(&PodConfig { sysctls: [(name.to_owned(), "1".to_owned())].into(), namespaces, ..pod() })
+        };
+        assert!(with("net.ipv4.ip_forward", NamespaceMode::Pod).is_ok());
+        assert!(with("kernel.shmmax", NamespaceMode::Pod).is_ok());
+        for bad in
+            ["net.ipv4.ip_forward", "kernel.core_pattern", "vm.overcommit_memory", "net..x", "NET.x", "kernel.sem\n"]
+        {
+            assert!(with(bad, NamespaceMode::Node).is_err(), "{bad}");
+        }
+        assert!(with("kernel/core_pattern", NamespaceMode::Pod).is_err());
+        assert!(with("../../etc", NamespaceMode::Pod).is_err());
+    }
+
+    #[test]
+    fn a_name_that_means_something_to_a_path_is_refused() {
+        assert!(check(&pod()).is_ok());
+        for bad in ["", "..", "a/b", "a\n"] {
+            assert!(check(&PodConfig { uid: bad.into(), ..pod() }).is_err(), "{bad:?}");
+        }
+        assert!(check(&PodConfig { hostname: "a b".into(), ..pod() }).is_err());
+    }
+}

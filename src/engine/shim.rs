@@ -1,0 +1,267 @@
+//! The engine's end of the wire: makes a pod's shim, speaks with it, hears its events. Knows nothing of what a shim does.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::{InstanceId, PodId};
+use crate::state::paths::Paths;
+use crate::sys;
+use crate::wire::{self, Event, HEADER_BYTES, MAX_FDS, Reply, Request, ToEngine, ToShim};
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot};
+
+/// How much is read from a shim at a time, in bytes: most messages are shorter.
+const READ_BYTES: usize = 16 << 10;
+
+/// What the engine hears of a shim unasked.
+#[derive(Debug)]
+pub enum Heard {
+    Event(Event),
+    /// The connection is gone, and so is the shim, or it soon will be.
+    HungUp,
+}
+
+type Answer = (Reply, Vec<OwnedFd>);
+
+struct Shared {
+    socket: tokio::net::UnixStream,
+    /// Taken while one frame is written, for frames must not mix.
+    writing: tokio::sync::Mutex<()>,
+    /// Who waits for which answer; `None` when the shim has hung up.
+    waiting: Mutex<Option<HashMap<u32, oneshot::Sender<Answer>>>>,
+    next: AtomicU32,
+}
+
+/// A connection to a pod's shim.
+#[derive(Clone)]
+pub struct Shim {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Shim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shim").finish_non_exhaustive()
+    }
+}
+
+/// Everything that a new shim is told by its command line.
+#[derive(Debug)]
+pub struct Birth<'a> {
+    pub pod: &'a PodId,
+    pub paths: &'a Paths,
+    /// podwright's own cgroup, for the sweep that the shim may turn into.
+    pub cgroup_root: &'a str,
+    /// The sealed program that all shims share.
+    pub program: BorrowedFd<'a>,
+}
+
+/// Starts a shim: a process of its own group, its file descriptor 0 the other end of the connection.
+///
+/// # Errors
+/// `Internal` when the process or its socket cannot be made.
+pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    let (ours, theirs) = UnixStream::pair().context(|| "socketpair for a shim")?;
+    let mut command = Command::new(format!("/proc/self/fd/{}", birth.program.as_raw_fd()));
+    command.arg0("podwright-shim").arg("shim").arg(birth.pod.as_str());
+    command.arg("--root").arg(&birth.paths.root).arg("--state").arg(&birth.paths.state);
+    if let Some(instance) = &birth.paths.instance {
+        command.arg("--instance").arg(instance.as_str());
+    }
+    // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
+    command.env_clear().env("PODWRIGHT_CGROUP_ROOT", birth.cgroup_root);
+    if let Some(fault) =
+        std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine."))
+    {
+        command.env("PODWRIGHT_FAULT", fault);
+    }
+    // Ctrl-C in the terminal of `run` is for `run` alone.
+    command.process_group(0).current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+    let child = command.spawn().context(|| format!("start the shim of pod {}", birth.pod.short()))?;
+    Ok((child, ours.into()))
+}
+
+/// Connects to a shim that is there already.
+///
+/// # Errors
+/// `Unavailable` when nobody listens.
+pub fn connect(socket: &Path) -> Result<OwnedFd> {
+    let stream = UnixStream::connect(socket)
+        .context(|| format!("connect to {}", socket.display()))
+        .map_err(|e| e.with_kind(Kind::Unavailable))?;
+    Ok(stream.into())
+}
+
+impl Shim {
+    /// Speaks over `socket`; what is heard goes to `heard`, ending with [`Heard::HungUp`]. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// `Internal` when the socket cannot be watched.
+    pub fn new(socket: OwnedFd, heard: mpsc::UnboundedSender<Heard>) -> Result<Shim> {
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(true).context(|| "make the shim's socket non-blocking")?;
+        let shared = Arc::new(Shared {
+            socket: tokio::net::UnixStream::from_std(socket).context(|| "watch the shim's socket")?,
+            writing: tokio::sync::Mutex::new(()),
+            waiting: Mutex::new(Some(HashMap::new())),
+            next: AtomicU32::new(1),
+        });
+        let reader = shared.clone();
+        tokio::spawn(async move {
+            let end = reader.read(&heard).await;
+            if let Err(e) = end {
+                tracing::debug!("shim: {e}");
+            }
+            *reader.waiting() = None; // whoever waited learns it by the dropped sender
+            let _ = heard.send(Heard::HungUp); // nobody listens any more when the pod was removed
+        });
+        Ok(Shim { shared })
+    }
+
+    /// Says who we are, and learns which version both speak.
+    ///
+    /// # Errors
+    /// `Unsupported` without a common version, else as [`Shim::call`].
+    pub async fn hello(&self, owner: bool) -> Result<()> {
+        match self.call(Request::Hello { versions: wire::VERSIONS, owner }, &[]).await?.0 {
+            Reply::Hello { version, .. } => wire::negotiate((version, version)).map(|_| ()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends a request and waits for its answer; a `Failed` becomes an error.
+    ///
+    /// # Errors
+    /// What the shim answers; `Unavailable` when it hung up.
+    pub async fn call(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        match self.ask(request, fds).await? {
+            (Reply::Failed(failure), _) => Err(failure.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    /// As [`Shim::call`], for a request that is answered by `Done`.
+    ///
+    /// # Errors
+    /// As [`Shim::call`].
+    pub async fn done(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        match self.call(request, fds).await?.0 {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// As [`Shim::call`], with a `Failed` as an answer like any other.
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim hung up.
+    pub async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        let gone = || Error::new(Kind::Unavailable, "the pod's shim is gone");
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let frame = wire::encode(&ToShim { id, request })?;
+        let (sender, answer) = oneshot::channel();
+        self.shared.waiting().as_mut().ok_or_else(gone)?.insert(id, sender);
+        if let Err(e) = self.shared.write(&frame, fds).await {
+            if let Some(waiting) = self.shared.waiting().as_mut() {
+                waiting.remove(&id);
+            }
+            return Err(e);
+        }
+        answer.await.map_err(|_| gone())
+    }
+}
+
+/// An answer that does not fit its request.
+pub fn unexpected(reply: &Reply) -> Error {
+    Error::internal(format!("unexpected answer of the shim: {reply:?}"))
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u32, oneshot::Sender<Answer>>>> {
+        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn write(&self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let _one_frame = self.writing.lock().await;
+        let mut sent = 0;
+        while sent < frame.len() {
+            let riding = if sent == 0 { fds } else { &[] };
+            let n = self
+                .socket
+                .async_io(Interest::WRITABLE, || sys::socket::sendmsg(&self.socket, &frame[sent..], riding))
+                .await
+                .context(|| "send to the shim")
+                .map_err(|e| e.with_kind(Kind::Unavailable))?;
+            sent += n;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, heard: &mpsc::UnboundedSender<Heard>) -> Result<()> {
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        let mut chunk = vec![0; READ_BYTES];
+        loop {
+            let received = self
+                .socket
+                .async_io(Interest::READABLE, || sys::socket::recvmsg(&self.socket, &mut chunk))
+                .await
+                .context(|| "receive from the shim")?;
+            if received.bytes == 0 {
+                return Ok(());
+            }
+            bytes.extend_from_slice(&chunk[..received.bytes]);
+            fds.extend(received.fds);
+            if fds.len() > MAX_FDS * 2 {
+                return Err(Error::exhausted("the shim sent more file descriptors than its messages have"));
+            }
+            while let Some(frame) = take_frame(&mut bytes)? {
+                self.dispatch(&frame, &mut fds, heard)?;
+            }
+        }
+    }
+
+    fn dispatch(&self, frame: &[u8], fds: &mut Vec<OwnedFd>, heard: &mpsc::UnboundedSender<Heard>) -> Result<()> {
+        let message =
+            serde_json::from_slice(frame).map_err(|e| Error::internal(format!("message of the shim: {e}")))?;
+        match message {
+            ToEngine::Event(event) => {
+                let _ = heard.send(Heard::Event(event)); // nobody listens any more when the pod was removed
+            }
+            ToEngine::Reply { id, reply } => {
+                let riding = if carries_fds(&reply) { std::mem::take(fds) } else { Vec::new() };
+                if let Some(sender) = self.waiting().as_mut().and_then(|w| w.remove(&id)) {
+                    let _ = sender.send((reply, riding)); // the caller was cancelled; the shim's state is the truth anyway
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which answers bring file descriptors: so those of the next message in the same read are not taken for this one's.
+fn carries_fds(reply: &Reply) -> bool {
+    matches!(reply, Reply::Sandbox(_) | Reply::Started(_))
+}
+
+fn take_frame(bytes: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let end = HEADER_BYTES + wire::frame_len(*header)?;
+    if bytes.len() < end {
+        return Ok(None);
+    }
+    let frame = bytes[HEADER_BYTES..end].to_vec();
+    bytes.drain(..end);
+    Ok(Some(frame))
+}
+
+/// The instance a shim belongs to, for people.
+pub fn instance_name(instance: Option<&InstanceId>) -> String {
+    instance.map_or_else(|| "the daemon".to_owned(), |i| format!("run {i}"))
+}

@@ -1,0 +1,201 @@
+//! StartContainer: the container's cgroup with verified limits, then its process, made by the shim.
+
+use super::events::{Event, EventKind};
+use super::oci;
+use super::pod::{Container, Pod, State};
+use super::shim::unexpected;
+use super::{Engine, mkdir_all};
+use crate::cgroup::Cgroup;
+use crate::cgroup::limits::Setting;
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::id::ContainerId;
+use crate::state::model::ContainerConfig;
+use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus};
+use crate::wire::{Launch, Reply, Request, Root, Stdio, UserChoice};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+impl Engine {
+    /// Starts a created container; when this returns its program runs.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it is created and its pod ready. When the start itself fails the container is EXITED with
+    /// 128 and `StartError`, and stays listed.
+    pub async fn start_container(&self, id: &ContainerId) -> Result<()> {
+        let pod = self.pod_of(id)?;
+        let _one_at_a_time = pod.verb.lock().await;
+        let record = self.startable(&pod, id)?;
+        let started = self.start(&pod, &record).await;
+        if let Err(e) = &started {
+            self.record_failed_start(&pod, &record, e);
+        }
+        self.announce(Event::of(
+            pod.id(),
+            Some(id),
+            if started.is_ok() { EventKind::Started } else { EventKind::Stopped },
+        ));
+        started.map_err(|(e, _)| e).context(|| format!("start container {:?}", record.config.name))
+    }
+
+    fn startable(&self, pod: &Pod, id: &ContainerId) -> Result<Arc<ContainerRecord>> {
+        let facts = pod.facts();
+        let container =
+            facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+        if container.state() != State::Created {
+            return Err(Error::precondition(format!(
+                "container {} is {:?}; only a created one can be started",
+                id.short(),
+                container.state()
+            )));
+        }
+        if facts.stopped || facts.sandbox.as_ref().is_none_or(|s| s.exit.is_some()) {
+            return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));
+        }
+        Ok(container.record.clone())
+    }
+
+    async fn start(&self, pod: &Pod, record: &Arc<ContainerRecord>) -> Result<(), (Error, i32)> {
+        let plain = |e: Error| (e, 0);
+        let path = pod.container_cgroup(&record.id);
+        let settings = self.settings(&record.config.resources).map_err(plain)?;
+        let cgroup = self.make_cgroup(pod, &path, &settings).map_err(plain)?;
+        fault::point("engine.start_container.cgroup");
+        let started = self.limit_and_launch(pod, record, &cgroup, &settings).await;
+        if started.is_err()
+            && let Err(e) = self.remove_cgroup(&path)
+        {
+            tracing::warn!("container {}: {e}", record.id.short());
+        }
+        started
+    }
+
+    async fn limit_and_launch(
+        &self,
+        pod: &Pod,
+        record: &Arc<ContainerRecord>,
+        cgroup: &Cgroup,
+        settings: &[Setting],
+    ) -> Result<(), (Error, i32)> {
+        let plain = |e: Error| (e, 0);
+        let id = &record.id;
+        let report = self.limit(cgroup, settings).map_err(plain)?;
+        fault::point("engine.start_container.limits");
+        pod.note(&format!("engine: limits of {} written and read back", record.config.name));
+        if let Some(directory) = record.log.as_deref().and_then(std::path::Path::parent) {
+            mkdir_all(directory, 0o755).map_err(plain)?;
+        }
+        let launch = self.launch(pod, record);
+        let shim = pod.shim().map_err(plain)?;
+        let (reply, fds) = shim.ask(Request::Start(Box::new(launch)), &[cgroup.as_fd()]).await.map_err(plain)?;
+        fault::point("engine.start_container.started");
+        let state = match reply {
+            Reply::Started(state) => state,
+            Reply::Failed(failure) => {
+                let errno = failure.errno;
+                return Err((failure.into(), errno));
+            }
+            other => return Err(plain(unexpected(&other))),
+        };
+        pod.change(|facts| {
+            let Some(container) = facts.containers.get_mut(id) else { return };
+            container.process = Some(state.process);
+            // The exit may have been heard before this answer was; it stays.
+            container.exit = container.exit.take().or(state.exit);
+            container.limits = report.rows;
+            container.warnings = [report.warnings, state.warnings].concat();
+            container.fds = if container.exit.is_none() { fds } else { Vec::new() };
+        });
+        Ok(())
+    }
+
+    fn launch(&self, pod: &Pod, record: &ContainerRecord) -> Launch {
+        let writable = self.paths().writable(&record.id);
+        let mut namespaces = pod.record.config.namespaces.clone();
+        if let Some(target) = &record.config.security.pid_target {
+            namespaces.pid = crate::state::model::NamespaceMode::Target(target.clone());
+        }
+        Launch {
+            container: record.id.clone(),
+            dir: self.paths().container(pod.id(), &record.id),
+            spec: record.spec.clone(),
+            root: Root {
+                layers: record.layers.clone(),
+                upper: writable.join("upper"),
+                work: writable.join("work"),
+                readonly: record.config.security.readonly_rootfs,
+            },
+            user: user_choice(&record.config, &record.image_user),
+            namespaces,
+            seccomp: oci::seccomp(&record.config),
+            stdio: Stdio {
+                tty: record.config.tty,
+                stdin: record.config.stdin,
+                stdin_once: record.config.stdin_once,
+                log: record.log.clone(),
+            },
+            init: record.config.init,
+            allow_unenforced: self.0.options.allow_unenforced,
+        }
+    }
+
+    /// A container whose start failed is EXITED and says why. The shim writes the record when it got that far.
+    fn record_failed_start(&self, pod: &Pod, record: &ContainerRecord, (error, errno): &(Error, i32)) {
+        let path = self.paths().exit_record(pod.id(), &record.id);
+        let exit = match record::read::<ExitRecord>(&path) {
+            Ok(Some(exit)) => exit,
+            _ => {
+                let exit = ExitRecord {
+                    status: ExitStatus::StartFailed { errno: *errno },
+                    finished_at_ns: self.now_ns(),
+                    oom: None,
+                    message: error.to_string(),
+                };
+                if let Err(e) = record::write(&path, &exit, Durability::Boot) {
+                    tracing::warn!("container {}: {e}", record.id.short());
+                }
+                exit
+            }
+        };
+        pod.note(&format!("engine: start of {} failed", record.config.name));
+        pod.change(|facts| {
+            if let Some(Container { exit: slot, .. }) = facts.containers.get_mut(&record.id) {
+                *slot = Some(exit);
+            }
+        });
+    }
+}
+
+/// run_as_user (and group) before run_as_username before the image's user (CRI, LinuxContainerSecurityContext).
+fn user_choice(config: &ContainerConfig, image_user: &str) -> UserChoice {
+    let security = &config.security;
+    let user = match security.run_as_user {
+        Some(uid) => uid.to_string(),
+        None if !security.run_as_username.is_empty() => security.run_as_username.clone(),
+        None => image_user.to_owned(),
+    };
+    UserChoice {
+        user,
+        group: security.run_as_group,
+        supplemental_groups: security.supplemental_groups.clone(),
+        strict_groups: security.strict_groups,
+        non_root: security.run_as_non_root,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::model::Security;
+
+    #[test]
+    fn a_number_wins_over_a_name_and_a_name_over_the_image() {
+        let config = |run_as_user, name: &str| ContainerConfig {
+            security: Security { run_as_user, run_as_username: name.into(), ..Security::default() },
+            ..ContainerConfig::default()
+        };
+        assert_eq!(user_choice(&config(Some(7), "www"), "img").user, "7");
+        assert_eq!(user_choice(&config(None, "www"), "img").user, "www");
+        assert_eq!(user_choice(&config(None, ""), "img:grp").user, "img:grp");
+    }
+}

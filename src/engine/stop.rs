@@ -1,0 +1,141 @@
+//! StopContainer and StopPodSandbox. Both are idempotent, and answer only when the end has been recorded.
+
+use super::Engine;
+use super::pod::{Pod, State, bury};
+use super::signal::SIGKILL;
+use crate::error::{Error, Kind, Result};
+use crate::fault;
+use crate::id::{ContainerId, PodId};
+use crate::state::record::{self, Durability, ExitRecord, StoppedRecord};
+use crate::wire::Request;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a process may take to die of SIGKILL before the verb gives up: it hangs in the kernel (a dead NFS server).
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Asks a container to stop with its own signal, waits for `grace`, then kills all of it. Zero kills at once.
+    ///
+    /// # Errors
+    /// `NotFound`; `DeadlineExceeded` when even SIGKILL did not end it in time.
+    pub async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
+        let pod = self.pod_of(id)?;
+        self.stop_in(&pod, id, grace).await.map(|_| ())
+    }
+
+    /// Waits until a container has ended.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, or it was removed.
+    pub async fn wait_container(&self, id: &ContainerId) -> Result<ExitRecord> {
+        exit_of(&*self.pod_of(id)?, id).await
+    }
+
+    /// Stops without the pod's lock: other verbs go on during the grace period.
+    async fn stop_in(&self, pod: &Arc<Pod>, id: &ContainerId, grace: Duration) -> Result<Option<ExitRecord>> {
+        let signal = {
+            let facts = pod.facts();
+            match facts.containers.get(id) {
+                Some(c) if c.state() == State::Running => c.record.stop_signal,
+                _ => return Ok(None),
+            }
+        };
+        if !grace.is_zero() && signal != SIGKILL {
+            pod.note(&format!("engine: signal {signal} to {}", id.short()));
+            self.signal(pod, id, signal).await?;
+            fault::point("engine.stop_container.signalled");
+            if let Ok(exit) = tokio::time::timeout(grace, exit_of(pod, id)).await {
+                return exit.map(Some);
+            }
+        }
+        pod.note(&format!("engine: kill {}", id.short()));
+        self.kill(pod, id).await?;
+        fault::point("engine.stop_container.killed");
+        match tokio::time::timeout(KILL_WAIT, exit_of(pod, id)).await {
+            Ok(exit) => exit.map(Some),
+            Err(_) => Err(Error::new(
+                Kind::DeadlineExceeded,
+                format!(
+                    "container {} has not died of SIGKILL within {} s; a process of it hangs in the kernel",
+                    id.short(),
+                    KILL_WAIT.as_secs()
+                ),
+            )),
+        }
+    }
+
+    async fn signal(&self, pod: &Pod, id: &ContainerId, signal: i32) -> Result<()> {
+        let sent = match pod.shim() {
+            Ok(shim) => shim.done(Request::Signal { container: id.clone(), signal }, &[]).await,
+            Err(e) => Err(e),
+        };
+        tolerate_gone(sent)
+    }
+
+    async fn kill(&self, pod: &Pod, id: &ContainerId) -> Result<()> {
+        match pod.shim() {
+            Ok(shim) => tolerate_gone(shim.done(Request::Kill { container: id.clone() }, &[]).await),
+            Err(_) => {
+                let exit = bury(self, pod, id);
+                pod.change(|facts| facts.containers.get_mut(id).map(|c| c.exit.get_or_insert(exit).clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Kills everything in the pod and ends its sandbox. The pod stays listed, not ready.
+    ///
+    /// # Errors
+    /// `NotFound`; everything that could not be ended, together.
+    pub async fn stop_pod(&self, id: &PodId) -> Result<()> {
+        let pod = self.pod(id)?;
+        let _one_at_a_time = pod.verb.lock().await;
+        self.stop_sandbox(&pod).await
+    }
+
+    /// As [`Engine::stop_pod`], by a caller that holds the pod's lock.
+    pub(super) async fn stop_sandbox(&self, pod: &Arc<Pod>) -> Result<()> {
+        if pod.facts().stopped {
+            return Ok(());
+        }
+        let mut left = Vec::new();
+        let ids: Vec<ContainerId> = pod.facts().containers.keys().cloned().collect();
+        for id in &ids {
+            if let Err(e) = self.stop_in(pod, id, Duration::ZERO).await {
+                left.push(e);
+            }
+        }
+        fault::point("engine.stop_pod.containers");
+        match pod.shim() {
+            Ok(shim) => left.extend(tolerate_gone(shim.done(Request::StopSandbox, &[]).await).err()),
+            Err(_) => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
+        }
+        fault::point("engine.stop_pod.sandbox");
+        if let Some(e) = Error::collect(left) {
+            return Err(e.context(format!("stop pod {}", pod.id().short())));
+        }
+        let stopped = StoppedRecord { stopped_at_ns: self.now_ns() };
+        record::write(&self.paths().stopped_record(pod.id()), &stopped, Durability::Boot)?;
+        fault::point("engine.stop_pod.record");
+        pod.note("engine: pod stopped");
+        pod.change(|facts| facts.stopped = true);
+        Ok(())
+    }
+}
+
+/// A process or shim that is gone already is what a stop wants.
+fn tolerate_gone(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable | Kind::FailedPrecondition) => Ok(()),
+        other => other,
+    }
+}
+
+async fn exit_of(pod: &Pod, id: &ContainerId) -> Result<ExitRecord> {
+    pod.wait(|facts| match facts.containers.get(id) {
+        Some(container) => Ok(container.exit.clone()),
+        None => Err(Error::not_found(format!("container {} was removed", id.short()))),
+    })
+    .await
+}

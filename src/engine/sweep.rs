@@ -1,0 +1,189 @@
+//! Taking away what a dead `run` left: by its own shim within seconds, or by the next `podwright` on the machine.
+//!
+//! An instance is dead when nobody holds its lock. Whatever an engine made is named by a path that its ids give or by a record
+//! that was written before it, so everything is found.
+
+use super::recover::list;
+use super::run_pod::remove_tree;
+use super::{Engine, Options, blocking, mkdir_all};
+use crate::error::{Context, Error, Result};
+use crate::id::{ContainerId, InstanceId, PodId};
+use crate::state::paths::Paths;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The role `podwright sweep INSTANCE --state DIR --root DIR`, which a shim of a dead `run` turns into.
+///
+/// # Errors
+/// As [`sweep`], and `InvalidArgument` for another command line.
+pub fn main(args: &[OsString]) -> Result<u8> {
+    let words: Vec<&str> = args.iter().map(|a| a.to_str().unwrap_or_default()).collect();
+    let [_, _, instance, "--state", state, "--root", root] = words[..] else {
+        return Err(Error::invalid(
+            "usage: podwright sweep INSTANCE --state DIR --root DIR (podwright runs this itself)",
+        ));
+    };
+    let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
+    let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").unwrap_or_else(|_| DEFAULT_CGROUP_ROOT.to_owned());
+    let options = Options { paths, cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
+    runtime.block_on(sweep(options)).map(|()| 0)
+}
+
+/// podwright's own cgroup unless it is configured otherwise.
+const DEFAULT_CGROUP_ROOT: &str = "/podwright";
+
+/// An instance's lock: held for as long as its owner lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Makes an instance's directory and takes its lock.
+///
+/// # Errors
+/// `Internal` when it cannot be made.
+pub fn claim(paths: &Paths) -> Result<Lock> {
+    mkdir_all(&paths.engine(), 0o700)?;
+    let path = paths.lock();
+    let file = open(&path).context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::precondition(format!("{} is locked by another podwright", path.display())))
+        }
+        Err(TryLockError::Error(e)) => Err(e).context(|| format!("lock {}", path.display())),
+    }
+}
+
+fn open(lock: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock)
+}
+
+/// Whether nobody holds a lock; one that was never made is free.
+fn is_free(lock: &Path) -> io::Result<bool> {
+    let file = match OpenOptions::new().write(true).open(lock) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(true), // and let go again with the file
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
+/// Ends an instance whose pods are all removed: its directory, and what is shared when nobody else uses it.
+///
+/// # Errors
+/// `Internal` when the directory cannot be removed.
+pub fn release(engine: &Engine) -> Result<()> {
+    let lock = engine.0.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    if engine.pods_mut().is_empty() {
+        remove_tree(&engine.paths().engine())?;
+        prune_directories(engine.paths());
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// The instances that are there, and whether their owner lives.
+///
+/// # Errors
+/// `Internal` when the directory cannot be listed.
+pub fn instances(paths: &Paths) -> Result<Vec<(InstanceId, bool)>> {
+    let mut all = Vec::new();
+    for name in list(&paths.instances())? {
+        let Ok(id) = name.parse::<InstanceId>() else { continue };
+        let lock = paths.of_instance(id.clone()).lock();
+        let free = is_free(&lock).context(|| format!("look at {}", lock.display()))?;
+        all.push((id, !free));
+    }
+    Ok(all)
+}
+
+/// Sweeps every instance whose owner is dead; returns how many there were.
+///
+/// # Errors
+/// What is left, together.
+pub async fn sweep_dead(options: &Options) -> Result<usize> {
+    let dead: Vec<InstanceId> =
+        instances(&options.paths)?.into_iter().filter(|(_, alive)| !alive).map(|(id, _)| id).collect();
+    let mut left = Vec::new();
+    for id in &dead {
+        let options = Options { paths: options.paths.of_instance(id.clone()), ..options.clone() };
+        left.extend(sweep(options).await.err());
+    }
+    match Error::collect(left) {
+        Some(e) => Err(e),
+        None => Ok(dead.len()),
+    }
+}
+
+/// Removes an instance with everything of its pods. Its owner must be dead.
+///
+/// # Errors
+/// What is left, together; `FailedPrecondition` when the owner lives.
+pub async fn sweep(options: Options) -> Result<()> {
+    let paths = options.paths.clone();
+    if !paths.engine().exists() {
+        return Ok(());
+    }
+    let Some(lock) = wait_for_lock(&paths).await? else { return Ok(()) };
+    let engine = Engine::open(options)?;
+    // The process that sweeps may be the shim itself, in the cgroup that is to go.
+    engine.leave_shims()?;
+    let mut left = engine.recover().await?;
+    for name in list(&paths.pods())? {
+        let Ok(id) = name.parse::<PodId>() else { continue };
+        let known = engine.pods_mut().contains_key(&id);
+        let removed = if known { engine.remove_pod(&id).await } else { engine.remove_unrecorded(&id) };
+        left.extend(removed.err());
+    }
+    if let Some(e) = Error::collect(left) {
+        return Err(e.context(format!("sweep {}", paths.engine().display())));
+    }
+    remove_tree(&paths.engine())?;
+    drop(lock);
+    engine.prune_cgroups();
+    prune_directories(&paths);
+    Ok(())
+}
+
+/// The dead owner's lock, when the kernel or another sweeper lets it go; `None` when that one has removed everything.
+async fn wait_for_lock(paths: &Paths) -> Result<Option<Lock>> {
+    let paths = paths.clone();
+    blocking(move || {
+        let path = paths.lock();
+        let file = match open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.context(|| format!("open {}", path.display()))?,
+        };
+        file.lock().context(|| format!("wait for {}", path.display()))?;
+        Ok(path.exists().then_some(Lock { _file: file }))
+    })
+    .await
+}
+
+/// Directories that exist only while something is in them.
+pub fn prune_directories(paths: &Paths) {
+    for dir in [paths.instances(), paths.root.join("containers"), paths.root.join("pods")] {
+        let _ = std::fs::remove_dir(dir); // others may be using it
+    }
+}
+
+impl Engine {
+    /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
+    fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
+        for name in list(&self.paths().containers(id))? {
+            if let Ok(container) = name.parse::<ContainerId>() {
+                remove_tree(&self.paths().writable(&container))?;
+            }
+        }
+        remove_tree(&self.paths().pod_data(id))?;
+        remove_tree(&self.paths().pod(id))
+    }
+}

@@ -1,0 +1,170 @@
+//! What takes away: `rmi`, `prune`, and which layers and blobs something still needs.
+//!
+//! Deciding and renaming away happen under the exclusive lock, deleting after it. What containers use is asked for under that lock, so a
+//! container that was recorded under [`Store::hold`] is always seen.
+
+use super::store::{ImageRecord, NamesRecord, Store, absent, list, remove_file, sync_dir};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::id::Digest;
+use crate::image::reference::Reference;
+use crate::state::record;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What containers have in use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InUse {
+    pub images: BTreeSet<Digest>,
+    /// As [`super::store::Image::layers`] gives them.
+    pub layers: BTreeSet<PathBuf>,
+}
+
+/// What was taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Names that are gone.
+    pub names: Vec<String>,
+    /// Images that are gone.
+    pub images: Vec<Digest>,
+    /// Layers that are gone.
+    pub layers: Vec<Digest>,
+    /// What they took.
+    pub bytes: u64,
+}
+
+/// Which images `prune` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prune {
+    /// Those without a name.
+    Nameless,
+    /// All that no container uses.
+    Unused,
+}
+
+impl Store {
+    /// Removes a name, and with its last name the image; an id removes the image with all its names. `in_use` is asked under the lock.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when the image would go and a container uses it; what `in_use` returns.
+    pub fn remove(&self, text: &str, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
+        let session = self.session()?;
+        let lock = self.exclusive()?;
+        let mut names = self.names()?;
+        let id = self.resolve(text, &names)?;
+        let record: ImageRecord = record::read(&self.record(&id))?.ok_or_else(|| absent(text))?;
+        let key = text.parse::<Reference>().ok().map(|r| r.key()).filter(|k| names.names.contains_key(k));
+        let others = names.names.iter().filter(|(k, n)| n.image == id && Some(*k) != key.as_ref()).count();
+        let mut removed = Removed::default();
+        if let Some(key) = key
+            && others > 0
+        {
+            names.names.remove(&key);
+            self.write_names(&names, &lock)?;
+            removed.names.push(key);
+            return Ok(removed);
+        }
+        let in_use = in_use()?;
+        if in_use.images.contains(&id) {
+            let why = format!("image {text} is used by a container; remove the container first");
+            return Err(Error::precondition(why));
+        }
+        forget(&mut names, &id, &mut removed);
+        self.write_names(&names, &lock)?;
+        fault::point("image.remove.unnamed");
+        self.drop_records(&[record], &mut removed)?;
+        self.collect(&in_use, &session, &mut removed)?;
+        drop(lock);
+        Ok(removed)
+    }
+
+    /// Removes images that nothing uses and no pin keeps, and every layer and blob that no image, container or session needs.
+    ///
+    /// # Errors
+    /// What `in_use` returns; `Internal`.
+    pub fn prune(&self, which: Prune, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
+        let session = self.session()?;
+        let lock = self.exclusive()?;
+        let in_use = in_use()?;
+        let mut names = self.names()?;
+        let has_name = |id: &Digest| names.names.values().any(|n| n.image == *id);
+        let mut records = self.image_records()?;
+        records.retain(|r| {
+            let kept = in_use.images.contains(&r.id) || names.pinned.contains(&r.id);
+            !kept && (which == Prune::Unused || !has_name(&r.id))
+        });
+        let mut removed = Removed::default();
+        if !records.is_empty() {
+            records.iter().for_each(|r| forget(&mut names, &r.id, &mut removed));
+            self.write_names(&names, &lock)?;
+        }
+        fault::point("image.prune.unnamed");
+        self.drop_records(&records, &mut removed)?;
+        self.collect(&in_use, &session, &mut removed)?;
+        drop(lock);
+        Ok(removed)
+    }
+
+    fn drop_records(&self, records: &[ImageRecord], removed: &mut Removed) -> Result<()> {
+        for record in records {
+            remove_file(&self.record(&record.id))?;
+            removed.images.push(record.id.clone());
+        }
+        // Layers may only go once it is certain that no record will come back to name them.
+        sync_dir(&self.records())
+    }
+
+    /// The hex digits of the layers that images and sessions need, but for the session in `except`.
+    pub(super) fn referenced(&self, except: Option<&Path>) -> Result<BTreeSet<String>> {
+        let records = self.image_records()?;
+        let mut needed: BTreeSet<String> =
+            records.iter().flat_map(|r| &r.layers).map(|l| l.diff_id.hex().to_owned()).collect();
+        for name in list(&self.tmp())? {
+            let dir = self.tmp().join(name);
+            if Some(dir.as_path()) != except {
+                needed.extend(list(&dir.join("uses"))?);
+            }
+        }
+        Ok(needed)
+    }
+
+    fn collect(
+        &self,
+        in_use: &InUse,
+        session: &super::store::session::Session<'_>,
+        removed: &mut Removed,
+    ) -> Result<()> {
+        let needed = self.referenced(None)?;
+        for name in list(&self.layers())?.into_iter().filter(|name| !needed.contains(name)) {
+            let dir = self.layers().join(&name);
+            if in_use.layers.contains(&dir.join("fs")) {
+                continue;
+            }
+            if let Ok(Some(layer)) = record::read::<super::store::LayerRecord>(&dir.join("layer.json")) {
+                removed.bytes += layer.unpacked_bytes;
+                removed.layers.push(layer.diff_id);
+            }
+            session.trash(&dir)?;
+            fault::point("image.collect.layer");
+        }
+        let mut blobs = BTreeSet::new();
+        for record in self.image_records()? {
+            blobs.extend([Some(record.id), record.manifest].into_iter().flatten().map(|d| d.hex().to_owned()));
+        }
+        for name in list(&self.blobs())?.into_iter().filter(|name| !blobs.contains(name)) {
+            remove_file(&self.blobs().join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn forget(names: &mut NamesRecord, id: &Digest, removed: &mut Removed) {
+    names.pinned.remove(id);
+    names.names.retain(|name, named| {
+        let keep = named.image != *id;
+        if !keep {
+            removed.names.push(name.clone());
+        }
+        keep
+    });
+}

@@ -1,0 +1,21 @@
+//! Images: from an archive (later a registry) to overlay lower directories.
+//!
+//! * [`reference`] what people write for an image, and what it means
+//! * [`oci`]       the documents: index, manifest, config, docker's `manifest.json`; pure
+//! * [`tarball`]   the entries of a tar stream, with bounds; the one tar reader of the crate
+//! * [`unpack`]    one layer: the confined process that extracts it, and the half that starts it
+//! * [`store`]     what is on disk: names, images, layers; locks and sessions
+//! * [`gc`]        what takes away: `rmi`, `prune`, the sweep after a crash
+//! * [`archive`]   blobs of a directory or an archive, by name
+//! * [`import`]    `podwright import`
+//!
+//! All of it blocks and none of it is async: the command calls it as it is, a server on a thread that may block.
+
+pub mod reference;
+pub mod oci;
+pub mod tarball;
+pub mod unpack;
+pub mod store;
+pub mod gc;
+pub mod archive;
+pub mod import;

@@ -1,0 +1,164 @@
+//! The child's steps that make it no more than its program may be, the same for a container's first process and for its execs.
+//! Each says why it stands where it stands.
+
+use super::plan::Process;
+use super::report::{At, Failed, Message, Reporter};
+use super::{Step, libc_errno};
+use crate::state::record::User;
+use crate::sys::openat2::{self, Links, Open};
+use crate::sys::{capability, credentials, exec, prctl, rlimit};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// The child's standard streams, borrowed from what the parent was given.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Streams<'a> {
+    Fds([BorrowedFd<'a>; 3]),
+    /// The terminal's slave.
+    Terminal(BorrowedFd<'a>),
+}
+
+impl<'a> Streams<'a> {
+    pub(super) fn fds(self) -> Vec<BorrowedFd<'a>> {
+        match self {
+            Streams::Fds(fds) => fds.to_vec(),
+            Streams::Terminal(slave) => vec![slave],
+        }
+    }
+}
+
+/// The first steps: nothing of the shim's is kept but what `keep` names.
+pub(super) fn leave_the_shim(
+    process: &Process,
+    user: &User,
+    streams: Streams<'_>,
+    keep: &[BorrowedFd<'_>],
+    reporter: &Reporter,
+) -> Result<(), Failed> {
+    // First of all: from the clone on, a process of a shared pid namespace sees this one, and must not be able to read the shim's
+    // memory in it (CVE-2016-9962). Ends at execve.
+    prctl::set_not_dumpable().at(Step::Dumpable)?;
+    // Before the terminal, which becomes the session's.
+    credentials::setsid().at(Step::Session)?;
+    // Before the shim's descriptors go, for ours are among them; they are duplicates from here on.
+    let fds = match streams {
+        Streams::Fds(fds) => fds,
+        Streams::Terminal(slave) => [slave; 3],
+    };
+    for (fd, to) in fds.into_iter().zip(0..) {
+        give(fd, user.uid).at(Step::Stdio)?;
+        exec::dup_to_standard(fd, to).at(Step::Stdio)?;
+    }
+    if let Streams::Terminal(slave) = streams {
+        credentials::tiocsctty(slave).at(Step::Stdio)?;
+    }
+    // Before anything of the container is entered: sockets, pipes and cgroups of the shim must not be there to be stolen
+    // (CVE-2024-21626 and CVE-2019-5736 lived on what was left open).
+    exec::close_all_but(keep, true).at(Step::CloseInherited)?;
+    // A new session keyring: the shim's would be shared by all containers (CVE-2019-5736's neighbour, K of our list).
+    match credentials::join_session_keyring() {
+        Err(e) if matches!(e.raw_os_error(), Some(libc_errno::ENOSYS | libc_errno::EDQUOT)) => {} // no keyrings: none shared
+        joined => joined.at(Step::Keyring)?,
+    }
+    // Through the host's /proc, before the container's is entered, which may be anything (CVE-2019-16884).
+    oom_score_adj(process, reporter)
+}
+
+fn oom_score_adj(process: &Process, reporter: &Reporter) -> Result<(), Failed> {
+    let value = process.oom_score_adj.to_string();
+    let written = openat2::open_proc(c"self/oom_score_adj", Open::Write)
+        .and_then(|file| openat2::write_all_once(file.as_fd(), value.as_bytes()));
+    match written.at(Step::OomScoreAdj) {
+        Err(failed) if failed.errno == libc_errno::EACCES && process.allow_unenforced => {
+            reporter.send(Message::Warning(failed));
+            Ok(())
+        }
+        written => written,
+    }
+}
+
+/// Pipes and terminals belong to the container's user, so that it may open /dev/stdout again. Not /dev/null, which is everybody's.
+fn give(fd: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
+    let stat = openat2::fstat(fd)?;
+    let terminal = matches!(stat.char_device, Some((136..=143, _))); // Documentation/admin-guide/devices.txt: Unix98 slaves
+    if stat.uid != uid && (stat.is_fifo || terminal) { openat2::fchown_user(fd, uid) } else { Ok(()) }
+}
+
+/// The steps between being inside the root and the program. `root` is the container's root directory.
+pub(super) fn confine(process: &Process, user: &User, root: BorrowedFd<'_>, reporter: &Reporter) -> Result<(), Failed> {
+    // While root of the host still: raising a limit takes CAP_SYS_RESOURCE.
+    for (index, limit) in process.rlimits.iter().enumerate() {
+        match rlimit::setrlimit(limit.resource, limit.soft, limit.hard).on(Step::Rlimit, index) {
+            Err(failed) if failed.errno == libc_errno::EPERM && process.allow_unenforced => {
+                reporter.send(Message::Warning(failed));
+            }
+            set => set?,
+        }
+    }
+    workdir(process, root)?;
+    credentials::umask(process.umask);
+    exec::reset_signals().at(Step::Signals)?;
+    // From here on no descriptor but 0 to 2 outlives the program; the report pipe closes with it, which is the good news.
+    exec::cloexec_from_3().at(Step::CloseFiles)?;
+    if process.no_new_privs {
+        prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
+    }
+    // Before the uid changes: takes CAP_SETPCAP.
+    capability::limit_bounding_set(process.bounding).at(Step::BoundingSet)?;
+    // The permitted set must outlive the change of uid.
+    prctl::set_keepcaps(true).at(Step::Capabilities)?;
+    // Groups, then gid, then uid: each takes what the next one gives up. Groups always, on every path (CVE-2022-2995).
+    credentials::setgroups(&user.groups).at(Step::Groups)?;
+    credentials::setresgid(user.gid).at(Step::Gid)?;
+    credentials::setresuid(user.uid).at(Step::Uid)?;
+    prctl::set_keepcaps(false).at(Step::Capabilities)?;
+    // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes right after it.
+    let filtered = !process.seccomp.program.is_empty();
+    let extra = if filtered && !process.no_new_privs { capability::SYS_ADMIN } else { 0 };
+    let (permitted, effective) = (process.permitted | extra, process.effective | extra);
+    // Inheritable is what is ambient and nothing more (CVE-2022-24769).
+    capability::capset(permitted, effective, process.ambient).at(Step::Capabilities)?;
+    capability::set_ambient(process.ambient).at(Step::Ambient)?;
+    // As late as can be: every call above would else have to be allowed by the container's profile. After it: capset where it was
+    // needed for the filter, execve, and write for bad news.
+    if filtered {
+        prctl::seccomp_load(&process.seccomp.program, process.seccomp.flags).at(Step::Seccomp)?;
+    }
+    if extra != 0 {
+        capability::capset(process.permitted, process.effective, process.ambient).at(Step::Capabilities)?;
+    }
+    Ok(())
+}
+
+/// After the mounts, so that what is read-only or masked is so for a process standing in it; and checked to be inside the root
+/// (CVE-2024-21626). As root, like runc: a directory that its user may not enter is an image's choice.
+fn workdir(process: &Process, root: BorrowedFd<'_>) -> Result<(), Failed> {
+    let dir = openat2::open_beneath(root, &process.cwd, Links::InRoot, Open::Directory).at(Step::Workdir)?;
+    exec::fchdir(dir.as_fd()).at(Step::Workdir)?;
+    let cwd = exec::getcwd().at(Step::Workdir)?;
+    if cwd.to_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Failed { step: Step::Workdir, object: 0, errno: libc_errno::EXDEV }) // "(unreachable)"
+}
+
+/// Becomes the program, trying each of the plan's places; returns only what went wrong.
+pub(super) fn execute(process: &Process) -> Failed {
+    execute_in(&process.programs, &process.argv, &process.env)
+}
+
+/// The same for an init, which has no plan.
+pub(super) fn execute_in(programs: &[CString], argv: &[CString], env: &[CString]) -> Failed {
+    let mut refused = None;
+    for (index, program) in programs.iter().enumerate() {
+        let errno = exec::execve(program, argv, env).raw_os_error().unwrap_or(0);
+        let failed = Failed { step: Step::Exec, object: u16::try_from(index).unwrap_or(u16::MAX), errno };
+        match errno {
+            libc_errno::ENOENT | libc_errno::ENOTDIR => {}
+            libc_errno::EACCES => refused = refused.or(Some(failed)), // execvp(3): later ones may be better
+            _ => return failed,
+        }
+    }
+    refused.unwrap_or(Failed { step: Step::Exec, object: 0, errno: libc_errno::ENOENT })
+}

@@ -1,0 +1,100 @@
+//! A further process in a running container, with exactly the container's confinement.
+
+use super::confine;
+use super::plan;
+use super::report::{self, At, Failed, Message, Reporter};
+use super::spawn::{born, finish, listen, streams};
+use super::user;
+use super::{Child, ChildStdio, StartError, Step, explain};
+use crate::state::record::User;
+use crate::sys::clone::CloneFlags;
+use crate::sys::ns::{self, NsFlags};
+use crate::sys::openat2::{self, Links, Open};
+use crate::sys::pidfd;
+use crate::wire;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Starts `exec` in a running container: returns when its program runs.
+///
+/// `launch` and `user` are what the container was started with and as; `init` the pidfd of its first process; `exec_cgroup`
+/// the directory `exec-N` below the container's, already made. [`ChildStdio::Terminal`] is refused: an exec's terminal is
+/// not written yet.
+///
+/// # Errors
+/// The step that failed; the child is reaped, and `exec_cgroup` as empty as before.
+pub fn start(
+    exec: &wire::Exec,
+    launch: &wire::Launch,
+    user: &User,
+    init: BorrowedFd<'_>,
+    exec_cgroup: BorrowedFd<'_>,
+    stdio: ChildStdio,
+) -> Result<Child, StartError> {
+    let doing = format!("exec in container {}", exec.container.short());
+    begin(exec, launch, user, init, exec_cgroup, stdio).map_err(|e| e.context(&doing))
+}
+
+fn begin(
+    exec: &wire::Exec,
+    launch: &wire::Launch,
+    user: &User,
+    init: BorrowedFd<'_>,
+    exec_cgroup: BorrowedFd<'_>,
+    stdio: ChildStdio,
+) -> Result<Child, StartError> {
+    let mut process = plan::Process::of_exec(exec, launch)?;
+    // The container's root, by its first process: read only when a name or a home is wanted there.
+    let mut user = user.clone();
+    if exec.user.is_some() || process.wants_home {
+        let root = root_of(init)?;
+        let choice = exec.user.clone().unwrap_or_else(|| wire::UserChoice::resolved(&user));
+        let resolved = user::resolve(root.as_fd(), &choice)?;
+        process.set_home(&resolved.home);
+        user = resolved.user;
+    }
+    let streams = streams(&stdio, None)?;
+    let (mut reports, reporter) = report::pipe()?;
+    let child = born(CloneFlags::default(), exec_cgroup, Some(init), || {
+        let failed = match enter(&process, &user, streams, init, &reporter) {
+            Err(failed) => failed,
+            Ok(()) => confine::execute(&process),
+        };
+        reporter.send(Message::Failed(failed));
+    })?;
+    drop(reporter); // the child's is the only one left, so that its end is seen
+    match listen(&mut reports, &mut Vec::new(), |failed| explain::process_error(failed, &process)) {
+        Ok(()) => finish(child),
+        Err(e) => {
+            let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // it is ours, so there is nothing that could fail
+            Err(e)
+        }
+    }
+}
+
+/// In the child: the container's namespaces and confinement, in the order of its own start.
+fn enter(
+    process: &plan::Process,
+    user: &User,
+    streams: confine::Streams<'_>,
+    init: BorrowedFd<'_>,
+    reporter: &Reporter,
+) -> Result<(), Failed> {
+    confine::leave_the_shim(process, user, streams, &[init, reporter.0.as_fd()], reporter)?;
+    let all = NsFlags::MOUNT.with(NsFlags::NET).with(NsFlags::IPC).with(NsFlags::UTS).with(NsFlags::CGROUP);
+    // All at once, and by pidfd: a pid could be another's by now. Root and working directory become the container's root.
+    ns::setns(init, all).at(Step::Setns)?;
+    let root = openat2::open_host_path(c"/").at(Step::Setns)?;
+    confine::confine(process, user, root.as_fd(), reporter)
+}
+
+/// The root directory of the process that a pidfd is for.
+fn root_of(init: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
+    let os = |e: std::io::Error| StartError::os(Step::User, "root of the container", e.raw_os_error().unwrap_or(0));
+    let pid = pidfd::pid_of(init).map_err(os)?;
+    let path = CString::new(format!("/proc/{pid}/root")).unwrap_or_default(); // a number has no NUL
+    let root = openat2::open_host_path(&path).map_err(os)?;
+    // Still the same process, so the pid was its own all the while.
+    pidfd::pid_of(init).map_err(os)?;
+    openat2::open_beneath(root.as_fd(), c".", Links::Refused, Open::Directory).map_err(os)
+}

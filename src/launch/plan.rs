@@ -1,0 +1,427 @@
+//! The decisions of a start, made before the clone (pure): an OCI runtime spec and a [`wire::Launch`] become a [`Plan`] that the
+//! child carries out in order. Every string is a C string, nothing is parsed later, and names of users are all that is looked up.
+//!
+//! What cannot be honoured is refused by field. `linux.resources` belongs to the engine, which has applied it; `hostname`,
+//! `root.path`, `linux.cgroupsPath` and the paths of `linux.namespaces` describe what the engine and pause have made already;
+//! `linux.rootfsPropagation` is met by every volume having its own propagation. How mounts are read is in `plan_mounts`.
+
+use super::plan_mounts::{Mount, Node, devices, mounts, relative};
+use super::{StartError, Step};
+use crate::state::model::NamespaceMode;
+use crate::sys::rlimit::Resource;
+use crate::sys::{capability, credentials};
+use crate::wire::{Exec, Launch};
+use oci_spec::runtime::{Capabilities, LinuxNamespaceType, Spec};
+use std::ffi::CString;
+use std::path::Path;
+
+/// Layers of one overlay beside the writable one: what Docker and containerd allow, and 127 descriptors fit a page of options.
+pub const MAX_LAYERS: usize = 127;
+/// Elements of PATH that are tried; a longer PATH ends here.
+const MAX_PROGRAMS: usize = 256;
+/// Where a command without a slash is looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Of containers whose spec names none, as in runc.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// A container's start, without options left.
+#[derive(Debug)]
+pub struct Plan {
+    pub root: Root,
+    /// Shallow before deep, so that none hides another; else in the spec's order.
+    pub mounts: Vec<Mount>,
+    /// Made in /dev when that is a tmpfs of the container's own.
+    pub devices: Vec<Node>,
+    /// Relative to the root; what is not there is left out.
+    pub masked: Vec<CString>,
+    pub readonly: Vec<CString>,
+    pub pid: PidNamespace,
+    pub private_cgroup: bool,
+    pub process: Process,
+}
+
+/// The overlay's directories, as the engine made them.
+#[derive(Debug)]
+pub struct Root {
+    /// The lowest first.
+    pub layers: Vec<CString>,
+    pub upper: CString,
+    pub work: CString,
+    pub readonly: bool,
+}
+
+/// Where the container's first process is born.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// Pause's: it is PID 1 there.
+    Pod,
+    /// Its own: it is PID 1.
+    Own,
+    /// That of another container.
+    Target,
+    /// The shim's, which is the host's.
+    Host,
+}
+
+/// A program and its confinement: the same for a container's first process and for its execs.
+#[derive(Debug)]
+pub struct Process {
+    /// What is tried in turn: the path, or one of each element of PATH.
+    pub programs: Vec<CString>,
+    pub argv: Vec<CString>,
+    pub env: Vec<CString>,
+    /// Relative to the root; made when missing.
+    pub cwd: CString,
+    pub umask: u32,
+    pub rlimits: Vec<Rlimit>,
+    pub oom_score_adj: i32,
+    /// A refused rlimit or oom_score_adj is a warning.
+    pub allow_unenforced: bool,
+    /// Sets of capabilities(7), a bit each.
+    pub bounding: u64,
+    pub permitted: u64,
+    pub effective: u64,
+    pub ambient: u64,
+    pub no_new_privs: bool,
+    pub seccomp: Filter,
+    /// HOME is not in `env`: /etc/passwd says it.
+    pub wants_home: bool,
+    /// An own init that reaps stands before the program.
+    pub init: bool,
+}
+
+/// A limit of setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    pub resource: Resource,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// A compiled seccomp filter; no instructions: unconfined.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub program: Vec<[u8; 8]>,
+    pub flags: u64,
+}
+
+impl Plan {
+    /// The plan of a container's start.
+    ///
+    /// # Errors
+    /// [`Step::Plan`], naming the field that cannot be honoured.
+    pub fn new(launch: &Launch) -> Result<Plan, StartError> {
+        let spec = parse(launch)?;
+        refuse_unsupported(&spec)?;
+        let linux = spec.linux().as_ref();
+        let (masked, readonly) = match linux {
+            Some(linux) => (
+                relatives("linux.maskedPaths", linux.masked_paths())?,
+                relatives("linux.readonlyPaths", linux.readonly_paths())?,
+            ),
+            None => (Vec::new(), Vec::new()),
+        };
+        let namespaces = linux.and_then(|l| l.namespaces().as_ref());
+        let private_cgroup = namespaces
+            .is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup && n.path().is_none()));
+        Ok(Plan {
+            root: root(launch, &spec)?,
+            mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
+            devices: devices(&spec)?,
+            masked,
+            readonly,
+            pid: pid_namespace(launch)?,
+            private_cgroup,
+            process: Process::of_container(launch, &spec)?,
+        })
+    }
+}
+
+fn root(launch: &Launch, spec: &Spec) -> Result<Root, StartError> {
+    let count = launch.root.layers.len();
+    if count == 0 || count > MAX_LAYERS {
+        return Err(refused(format!("root.layers: {count} layers, and an overlay has 1 to {MAX_LAYERS}")));
+    }
+    let absolute = |field: &str, path: &Path| {
+        if path.is_absolute() {
+            text(field, path.as_os_str().as_encoded_bytes())
+        } else {
+            Err(not_absolute(field, path))
+        }
+    };
+    Ok(Root {
+        layers: launch.root.layers.iter().map(|layer| absolute("root.layers", layer)).collect::<Result<_, _>>()?,
+        upper: absolute("root.upper", &launch.root.upper)?,
+        work: absolute("root.work", &launch.root.work)?,
+        readonly: launch.root.readonly || spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
+    })
+}
+
+fn pid_namespace(launch: &Launch) -> Result<PidNamespace, StartError> {
+    for (field, mode) in [("network", &launch.namespaces.network), ("ipc", &launch.namespaces.ipc)] {
+        if !matches!(mode, NamespaceMode::Pod | NamespaceMode::Node) {
+            return Err(refused(format!("namespaces.{field}: only the pod's or the node's")));
+        }
+    }
+    Ok(match launch.namespaces.pid {
+        NamespaceMode::Pod => PidNamespace::Pod,
+        NamespaceMode::Container => PidNamespace::Own,
+        NamespaceMode::Node => PidNamespace::Host,
+        NamespaceMode::Target(_) => PidNamespace::Target,
+    })
+}
+
+impl Process {
+    fn of_container(launch: &Launch, spec: &Spec) -> Result<Process, StartError> {
+        let process = spec.process().as_ref().ok_or_else(|| refused("process: a container has one"))?;
+        let env = process.env().clone().unwrap_or_default();
+        let args = process.args().clone().unwrap_or_default();
+        let cwd = process.cwd().as_os_str().as_encoded_bytes();
+        let caps = match process.capabilities() {
+            Some(caps) => Caps::new(caps)?,
+            None => Caps::default(),
+        };
+        let no_new_privs = process.no_new_privileges().unwrap_or(false);
+        let (wants_home, env) = environment(&env)?;
+        Ok(Process {
+            programs: programs(&args, &env)?,
+            argv: args.iter().map(|arg| text("process.args", arg.as_bytes())).collect::<Result<_, _>>()?,
+            env,
+            cwd: workdir("process.cwd", cwd)?,
+            umask: process.user().umask().unwrap_or(DEFAULT_UMASK) & 0o777,
+            rlimits: rlimits(process)?,
+            oom_score_adj: oom_score_adj(process.oom_score_adj().unwrap_or(0))?,
+            allow_unenforced: launch.allow_unenforced,
+            bounding: caps.bounding,
+            permitted: caps.permitted,
+            effective: caps.effective,
+            ambient: caps.ambient,
+            no_new_privs,
+            seccomp: super::filter(launch, spec, caps.bounding)?,
+            wants_home,
+            init: launch.init,
+        })
+    }
+
+    /// The plan of a further process in the container that `launch` started: its confinement, another program.
+    ///
+    /// # Errors
+    /// [`Step::Plan`], naming the field that cannot be honoured.
+    pub fn of_exec(exec: &Exec, launch: &Launch) -> Result<Process, StartError> {
+        let mut process = Process::of_container(launch, &parse(launch)?)?;
+        let mut env: Vec<String> =
+            process.env.iter().map(|line| line.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        for line in &exec.env {
+            let name = line.split('=').next().unwrap_or_default();
+            env.retain(|known| known.split('=').next() != Some(name));
+            env.push(line.clone());
+        }
+        (process.wants_home, process.env) = environment(&env)?;
+        process.programs = programs(&exec.args, &process.env)?;
+        process.argv = exec.args.iter().map(|arg| text("exec.args", arg.as_bytes())).collect::<Result<_, _>>()?;
+        if !exec.cwd.is_empty() {
+            process.cwd = workdir("exec.cwd", exec.cwd.as_bytes())?;
+        }
+        process.init = false;
+        Ok(process)
+    }
+
+    /// Adds HOME when the environment lacks it; `home` is the user's in /etc/passwd, or `/`.
+    pub fn set_home(&mut self, home: &str) {
+        if self.wants_home {
+            self.env.extend(CString::new(format!("HOME={home}")));
+            self.wants_home = false;
+        }
+    }
+}
+
+/// The spec, typed.
+fn parse(launch: &Launch) -> Result<Spec, StartError> {
+    serde_json::from_value(launch.spec.clone()).map_err(|e| refused(format!("OCI spec: {e}")))
+}
+
+/// An error of [`Step::Plan`].
+pub(super) fn refused(message: impl Into<String>) -> StartError {
+    StartError::refused(Step::Plan, message)
+}
+
+/// A value as a C string.
+pub(super) fn text(field: &str, bytes: &[u8]) -> Result<CString, StartError> {
+    CString::new(bytes).map_err(|_| refused(format!("{field}: {:?} has a NUL byte", String::from_utf8_lossy(bytes))))
+}
+
+pub(super) fn not_absolute(field: &str, path: &Path) -> StartError {
+    refused(format!("{field}: {} is not an absolute path", path.display()))
+}
+
+fn relatives(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<CString>, StartError> {
+    paths.iter().flatten().map(|path| relative(field, Path::new(path))).collect()
+}
+
+/// A working directory, relative to the root. What lies beneath a process's descriptors is refused here by name, and by the kernel
+/// whatever links lead there (CVE-2024-21626).
+fn workdir(field: &str, path: &[u8]) -> Result<CString, StartError> {
+    let shown = String::from_utf8_lossy(path);
+    let path = Path::new(std::ffi::OsStr::new(shown.as_ref()));
+    if path.as_os_str().is_empty() {
+        return Ok(CString::default());
+    }
+    if !path.is_absolute() {
+        return Err(not_absolute(field, path));
+    }
+    let mut names = path.components().filter_map(|c| match c {
+        std::path::Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    if names.next().is_some_and(|first| first == "proc") && path.components().any(|c| c.as_os_str() == "fd") {
+        return Err(refused(format!("{field}: {shown} is a descriptor of a process and no place in the container")));
+    }
+    text(field, shown.trim_start_matches('/').as_bytes())
+}
+
+fn oom_score_adj(value: i32) -> Result<i32, StartError> {
+    // proc_pid_oom_score_adj(5)
+    if (-1000..=1000).contains(&value) {
+        return Ok(value);
+    }
+    Err(refused(format!("process.oomScoreAdj: {value} is not between -1000 and 1000")))
+}
+
+/// Whether HOME is missing, and the lines.
+fn environment(env: &[String]) -> Result<(bool, Vec<CString>), StartError> {
+    let mut lines = Vec::with_capacity(env.len() + 1);
+    for line in env {
+        match line.split_once('=') {
+            Some((name, _)) if !name.is_empty() => lines.push(text("process.env", line.as_bytes())?),
+            _ => return Err(refused(format!("process.env: {line:?} is not NAME=VALUE"))),
+        }
+    }
+    Ok((!env.iter().any(|line| line.starts_with("HOME=")), lines))
+}
+
+/// What execve(2) is tried with, in turn.
+pub(super) fn programs(args: &[String], env: &[CString]) -> Result<Vec<CString>, StartError> {
+    let Some(command) = args.first().filter(|command| !command.is_empty()) else {
+        return Err(refused("process.args: no command to run"));
+    };
+    if command.contains('/') {
+        return Ok(vec![text("process.args", command.as_bytes())?]);
+    }
+    let path = env.iter().rev().find_map(|line| line.to_bytes().strip_prefix(b"PATH="));
+    let path = path.unwrap_or(DEFAULT_PATH.as_bytes());
+    // An element that is empty or relative is the working directory, which an image may not choose as a place of programs.
+    let elements = path.split(|b| *b == b':').filter(|element| element.starts_with(b"/"));
+    elements.take(MAX_PROGRAMS).map(|dir| text("process.args", &[dir, b"/", command.as_bytes()].concat())).collect()
+}
+
+fn rlimits(process: &oci_spec::runtime::Process) -> Result<Vec<Rlimit>, StartError> {
+    let mut limits: Vec<Rlimit> = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let name =
+            serde_json::to_value(limit.typ()).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let field = format!("process.rlimits: {name}");
+        let resource = Resource::from_name(&name).ok_or_else(|| refused(format!("{field} is no resource of Linux")))?;
+        if limits.iter().any(|known| known.resource == resource) {
+            return Err(refused(format!("{field} stands there twice")));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(refused(format!("{field}: soft {} is above hard {}", limit.soft(), limit.hard())));
+        }
+        limits.push(Rlimit { resource, soft: limit.soft(), hard: limit.hard() });
+    }
+    Ok(limits)
+}
+
+/// The sets of capabilities(7), a bit each.
+#[derive(Debug, Clone, Copy, Default)]
+struct Caps {
+    bounding: u64,
+    permitted: u64,
+    effective: u64,
+    ambient: u64,
+}
+
+impl Caps {
+    fn new(caps: &oci_spec::runtime::LinuxCapabilities) -> Result<Caps, StartError> {
+        let bits = |field: &str, set: &Option<Capabilities>| -> Result<u64, StartError> {
+            let mut bits = 0;
+            for cap in set.iter().flatten() {
+                let name =
+                    serde_json::to_value(cap).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+                let bit = capability::bit(&name);
+                bits |= bit.ok_or_else(|| refused(format!("process.capabilities.{field}: {name} is unknown")))?;
+            }
+            Ok(bits)
+        };
+        let sets = Caps {
+            bounding: bits("bounding", caps.bounding())?,
+            permitted: bits("permitted", caps.permitted())?,
+            effective: bits("effective", caps.effective())?,
+            ambient: bits("ambient", caps.ambient())?,
+        };
+        // Inheritable capabilities come back through files that have them, for users that should have none (CVE-2022-24769).
+        if bits("inheritable", caps.inheritable())? & !sets.ambient != 0 {
+            return Err(refused("process.capabilities.inheritable: only what is in ambient as well"));
+        }
+        for (field, inner, outer) in [
+            ("effective", sets.effective, sets.permitted),
+            ("permitted", sets.permitted, sets.bounding),
+            ("ambient", sets.ambient, sets.permitted),
+        ] {
+            if inner & !outer != 0 {
+                let message = "more than bounding, permitted and effective allow in this order";
+                return Err(refused(format!("process.capabilities.{field}: {message}")));
+            }
+        }
+        Ok(sets)
+    }
+}
+
+/// Refuses what is in the spec and not done here.
+fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
+    let mut present: Vec<&str> = Vec::new();
+    let mut note = |yes: bool, field: &'static str| present.extend(yes.then_some(field));
+    let named = |value: &Option<String>| value.as_deref().is_some_and(|v| !v.is_empty());
+    note(spec.hooks().as_ref().is_some_and(|h| *h != oci_spec::runtime::Hooks::default()), "hooks");
+    note(named(spec.domainname()), "domainname");
+    note(
+        spec.windows().is_some() || spec.solaris().is_some() || spec.zos().is_some() || spec.vm().is_some(),
+        "platform",
+    );
+    if let Some(process) = spec.process() {
+        note(
+            process.apparmor_profile().as_deref().is_some_and(|p| !matches!(p, "" | "unconfined")),
+            "process.apparmorProfile",
+        );
+        note(named(process.selinux_label()), "process.selinuxLabel");
+        note(process.scheduler().is_some(), "process.scheduler");
+        note(process.io_priority().is_some(), "process.ioPriority");
+        note(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity");
+    }
+    if let Some(linux) = spec.linux() {
+        let some = |map: bool| map;
+        note(linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "linux.uidMappings");
+        note(linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "linux.gidMappings");
+        note(linux.sysctl().as_ref().is_some_and(|m| !m.is_empty()), "linux.sysctl (the pod's are set by its sandbox)");
+        note(linux.net_devices().as_ref().is_some_and(|m| !m.is_empty()), "linux.netDevices");
+        note(named(linux.mount_label()), "linux.mountLabel");
+        note(some(linux.intel_rdt().is_some()), "linux.intelRdt");
+        note(some(linux.memory_policy().is_some()), "linux.memoryPolicy");
+        note(some(linux.personality().is_some()), "linux.personality");
+        note(linux.time_offsets().as_ref().is_some_and(|m| !m.is_empty()), "linux.timeOffsets");
+        let kinds = linux.namespaces().iter().flatten().map(|n| n.typ());
+        for kind in kinds {
+            note(kind == LinuxNamespaceType::User, "linux.namespaces: user");
+            note(kind == LinuxNamespaceType::Time, "linux.namespaces: time");
+        }
+    }
+    match present.first() {
+        None => Ok(()),
+        Some(field) => Err(refused(format!("{field}: not supported"))),
+    }
+}
+
+/// Whether a user or group id is one that is accepted; the bound is in `sys`.
+pub(super) fn id_in_range(id: u32) -> bool {
+    id <= credentials::ID_MAX
+}

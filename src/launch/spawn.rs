@@ -1,0 +1,238 @@
+//! The parent's half of a container's start: decide, open, clone, listen.
+
+use super::confine::Streams;
+use super::init::Inherited;
+use super::plan::{PidNamespace, Plan};
+use super::report::{self, Failed, Message, Reports};
+use super::trees::{self, Watch};
+use super::{Child, ChildStdio, StartError, Started, Step, explain, user};
+use crate::state::record::{Process, User};
+use crate::sys::clone::{self, CloneFlags, Cloned};
+use crate::sys::ns::{self, NsFlags};
+use crate::sys::{openat2, pidfd, start_time};
+use crate::wire;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How often a start begins anew because something was mounted below a volume with propagation in the meantime.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// Starts a container: returns when its program runs (execve(2) succeeded).
+///
+/// `pause` is the pidfd of the pod's pause; `pid_target` that of the container named by `namespaces.pid ==
+/// NamespaceMode::Target`, else `None`; `cgroup` the container's directory of cgroup v2. Must be called in the host's mount
+/// namespace, by a process with one thread whose descriptors 0 to 2 are open.
+///
+/// # Errors
+/// The step that failed. The child is reaped, and the cgroup is as empty as before.
+pub fn start(
+    launch: &wire::Launch,
+    pause: BorrowedFd<'_>,
+    pid_target: Option<BorrowedFd<'_>>,
+    cgroup: BorrowedFd<'_>,
+    stdio: ChildStdio,
+) -> Result<Started, StartError> {
+    let doing = format!("start container {}", launch.container.short());
+    begin(launch, pause, pid_target, cgroup, stdio).map_err(|e| e.context(&doing))
+}
+
+fn begin(
+    launch: &wire::Launch,
+    pause: BorrowedFd<'_>,
+    pid_target: Option<BorrowedFd<'_>>,
+    cgroup: BorrowedFd<'_>,
+    stdio: ChildStdio,
+) -> Result<Started, StartError> {
+    let mut plan = Plan::new(launch)?;
+    let pid_of = match (plan.pid, pid_target) {
+        (PidNamespace::Pod, _) => Some(pause),
+        (PidNamespace::Target, Some(target)) => Some(target),
+        (PidNamespace::Target, None) => {
+            return Err(StartError::refused(Step::Plan, "namespaces.pid: the target container does not run"));
+        }
+        (PidNamespace::Own | PidNamespace::Host, _) => None,
+    };
+    for attempt in 1.. {
+        let watch = trees::watch(&plan)?;
+        let root = trees::overlay(&plan.root)?;
+        let resolved = user::resolve(root.as_fd(), &launch.user)?;
+        plan.process.set_home(&resolved.home);
+        let places = Places { pause, pid_of, cgroup };
+        if let Some(started) = attempt_start(&plan, resolved.user, root, &stdio, &places, watch)? {
+            return Ok(started);
+        }
+        if attempt == MAX_ATTEMPTS {
+            break;
+        }
+        trees::forget_volatile(&plan.root);
+    }
+    let message = format!("mounts below its volumes changed during each of {MAX_ATTEMPTS} starts; try again");
+    Err(StartError::refused(Step::Volume, message))
+}
+
+/// Where the child is born.
+struct Places<'a> {
+    pause: BorrowedFd<'a>,
+    pid_of: Option<BorrowedFd<'a>>,
+    cgroup: BorrowedFd<'a>,
+}
+
+/// One attempt; `None` when what was mounted meanwhile asks for another.
+fn attempt_start(
+    plan: &Plan,
+    user: User,
+    root: OwnedFd,
+    stdio: &ChildStdio,
+    places: &Places<'_>,
+    watch: Option<Watch>,
+) -> Result<Option<Started>, StartError> {
+    let trees = trees::open(plan, root, matches!(stdio, ChildStdio::Terminal))?;
+    let streams = streams(stdio, trees.terminal.as_ref().map(|t| t.slave.as_fd()))?;
+    let os = |step, e: io::Error| StartError::os(step, "", e.raw_os_error().unwrap_or(0));
+    let (mut reports, reporter) = report::pipe()?;
+    let go = match watch {
+        Some(_) => Some(pidfd::pipe().map_err(|e| os(Step::Clone, e))?),
+        None => None,
+    };
+    let program = match plan.process.init {
+        true => Some(openat2::open_host_path(c"/proc/self/exe").map_err(|e| os(Step::Clone, e))?),
+        false => None,
+    };
+    let flags = CloneFlags::default()
+        .with_if(plan.private_cgroup, CloneFlags::NEWCGROUP)
+        .with_if(plan.pid == PidNamespace::Own, CloneFlags::NEWPID);
+    let inherited = Inherited {
+        plan,
+        user: &user,
+        trees: &trees,
+        streams,
+        pause: places.pause,
+        go: go.as_ref().map(|(reader, _)| reader.as_fd()),
+        program: program.as_ref().map(AsFd::as_fd),
+        reporter: &reporter,
+    };
+    let child = born(flags, places.cgroup, places.pid_of, || {
+        let failed = inherited.run();
+        reporter.send(Message::Failed(failed));
+    })?;
+    drop(reporter); // the child's is the only one left, so that its end is seen
+    let mut warnings = Vec::new();
+    let describe = |failed: Failed| explain::start_error(failed, plan, &plan.process);
+    let listened = (|| {
+        if let (Some(watch), Some((_, go))) = (&watch, &go) {
+            listen_for_ready(&mut reports, &mut warnings, describe)?;
+            if watch.changed()? {
+                return Ok(false);
+            }
+            openat2::write_all_once(go.as_fd(), b"!").map_err(|e| os(Step::Report, e))?;
+        }
+        listen(&mut reports, &mut warnings, describe).map(|()| true)
+    })();
+    match listened {
+        Ok(true) => {
+            let terminal = trees.terminal.map(|t| t.master);
+            Ok(Some(Started { child: finish(child)?, user, terminal, warnings }))
+        }
+        other => {
+            let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // it is ours, so there is nothing that could fail
+            other.map(|_| None)
+        }
+    }
+}
+
+/// The streams as the child gets them.
+pub(super) fn streams<'a>(stdio: &'a ChildStdio, terminal: Option<BorrowedFd<'a>>) -> Result<Streams<'a>, StartError> {
+    match (stdio, terminal) {
+        (ChildStdio::Fds { stdin, stdout, stderr }, _) => {
+            Ok(Streams::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]))
+        }
+        (ChildStdio::Terminal, Some(slave)) => Ok(Streams::Terminal(slave)),
+        (ChildStdio::Terminal, None) => Err(StartError::refused(Step::Terminal, "there is no terminal")),
+    }
+}
+
+/// A child that has not been heard of yet.
+pub(super) struct Born {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+}
+
+/// Clones a child into `cgroup` and into the pid namespace of `pid_of` (else of `flags`). `child` runs in it, and it ends after.
+///
+/// This process's own children are born in the host's pid namespace again when it returns.
+pub(super) fn born(
+    flags: CloneFlags,
+    cgroup: BorrowedFd<'_>,
+    pid_of: Option<BorrowedFd<'_>>,
+    child: impl FnOnce(),
+) -> Result<Born, StartError> {
+    let os = |step, e: io::Error| StartError::os(step, "", e.raw_os_error().unwrap_or(0));
+    let own = match pid_of {
+        Some(_) => Some(ns::pid_for_children().map_err(|e| os(Step::Namespace, e))?),
+        None => None,
+    };
+    if let Some(pid_of) = pid_of {
+        ns::setns(pid_of, NsFlags::PID).map_err(|e| os(Step::Namespace, e))?;
+    }
+    let cloned = clone::clone3(flags, cgroup);
+    if matches!(cloned, Ok(Cloned::Child)) {
+        child();
+        clone::exit_now(CHILD_FAILED);
+    }
+    let back = match &own {
+        Some(own) => ns::setns(own.as_fd(), NsFlags::PID),
+        None => Ok(()),
+    };
+    match (cloned, back) {
+        (Ok(Cloned::Parent { pid, pidfd }), Ok(())) => Ok(Born { pid, pidfd }),
+        (Ok(Cloned::Parent { pidfd, .. }), Err(e)) => {
+            let _ = pidfd::kill_and_reap(pidfd.as_fd()); // it is ours, so there is nothing that could fail
+            Err(os(Step::Namespace, e))
+        }
+        (Err(e), _) => Err(os(Step::Clone, e)),
+        (Ok(Cloned::Child), _) => clone::exit_now(CHILD_FAILED),
+    }
+}
+
+/// The exit code of a child that never ran its program; nobody is shown it.
+const CHILD_FAILED: i32 = 128;
+
+/// Listens until the pipe ends: the program runs.
+pub(super) fn listen(
+    reports: &mut Reports,
+    warnings: &mut Vec<String>,
+    describe: impl Fn(Failed) -> StartError,
+) -> Result<(), StartError> {
+    loop {
+        match reports.next().map_err(&describe)? {
+            None => return Ok(()),
+            Some(Message::Failed(failed)) => return Err(describe(failed)),
+            Some(Message::Warning(failed)) => warnings.push(describe(failed).message),
+            Some(Message::Ready) => {}
+        }
+    }
+}
+
+/// Listens until the child says that it waits.
+fn listen_for_ready(
+    reports: &mut Reports,
+    warnings: &mut Vec<String>,
+    describe: impl Fn(Failed) -> StartError,
+) -> Result<(), StartError> {
+    loop {
+        match reports.next().map_err(&describe)? {
+            None => return Err(StartError::refused(Step::Report, "the child was killed before its program ran")),
+            Some(Message::Failed(failed)) => return Err(describe(failed)),
+            Some(Message::Warning(failed)) => warnings.push(describe(failed).message),
+            Some(Message::Ready) => return Ok(()),
+        }
+    }
+}
+
+/// A child as callers know it.
+pub(super) fn finish(born: Born) -> Result<Child, StartError> {
+    // A zombie still has a start time, and only the caller reaps.
+    let start_time =
+        start_time(born.pid).map_err(|e| StartError::os(Step::Report, "start time", e.raw_os_error().unwrap_or(0)))?;
+    Ok(Child { process: Process { pid: born.pid, start_time }, pidfd: born.pidfd })
+}

@@ -1,0 +1,29 @@
+//! `fsetxattr(fd, name, value, size, 0)` and `fgetxattr`, xattr(7).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Sets or replaces one attribute of an open file or directory (not one opened with `O_PATH`).
+///
+/// # Errors
+/// Those of fsetxattr(2): `EOPNOTSUPP` when the filesystem has no attributes of that namespace.
+pub fn fsetxattr(fd: BorrowedFd<'_>, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty())?)
+}
+
+/// Reads one attribute of an open file; `None` when it has none of that name.
+///
+/// # Errors
+/// Those of fgetxattr(2) but `ENODATA`; `ERANGE` for a value above 64 KiB, the kernel's XATTR_SIZE_MAX.
+pub fn fgetxattr(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0u8; 64 << 10];
+    match rustix::fs::fgetxattr(fd, name, value.as_mut_slice()) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(rustix::io::Errno::NODATA) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,29 @@
+//! A host whose kernel was booted with cgroup_disable=memory. This test needs one and fails elsewhere:
+//! `hack/vm --append cgroup_disable=memory`.
+
+mod cgroup_area;
+
+use cgroup_area::Area;
+use podwright::cgroup::{apply, limits};
+use podwright::error::Kind;
+use podwright::state::model::Resources;
+
+#[test]
+fn a_memory_limit_is_refused_naming_the_file_and_the_boot_argument() {
+    let area = Area::new();
+    let has = area.host.controllers().expect("controllers");
+    assert!(has.contains("cpu") && !has.contains("memory"), "cgroup v2 here has {has:?}");
+    let cgroup = area.create("c", &["cpu", "memory"]);
+    let asked = Resources { memory_limit_bytes: 128 << 20, cpu_quota_us: 50_000, ..Resources::default() };
+    let settings = limits::settings(&asked, 4096).expect("valid");
+
+    let e = apply::apply(&area.host, &cgroup, &settings, false).expect_err("refused");
+    assert_eq!(e.kind(), Kind::Unsupported);
+    assert!(e.to_string().contains("memory.max 128Mi"), "{e}");
+    assert!(e.to_string().contains("cgroup_disable="), "{e}");
+
+    let report = apply::apply(&area.host, &cgroup, &settings, true).expect("allowed");
+    let enforced: Vec<_> = report.rows.iter().filter(|row| row.kernel.is_some()).map(|row| &*row.file).collect();
+    assert_eq!(enforced, ["cpu.max"]);
+    assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
+}
