@@ -2,9 +2,9 @@
 //!
 //! The map, in rank order; a module may name only modules above it (`tests/cli_layout.rs` keeps this table):
 //!
+//! * `sys`     everything unsafe; libc, nix, rustix and caps; kernel names
 //! * `error`   kinds that mirror gRPC's codes, and sentences for people
 //! * `id`      pods, containers, execs, instances, digests
-//! * `sys`     everything unsafe; libc, nix, rustix and caps; kernel names
 //! * `fault`   named points where a test may kill the process
 //! * `config`  settings: defaults, file, environment, flags, and which of them won
 //! * `state`   what is on disk: the shape of a pod, paths, records, the flight recorder
@@ -16,9 +16,9 @@
 //! * `engine`  the verbs
 //! * `agent`   Pod manifests
 //! * `cli`     what people type
+pub mod sys;
 pub mod error;
 pub mod id;
-pub mod sys;
 pub mod fault;
 pub mod config;
 pub mod state;

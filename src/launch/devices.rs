@@ -16,7 +16,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{BpfInsn, attach_device_program, detach_device_program, load_device_program};
 
-/// Rules a container may have: the verifier follows 8192 pending branches (BPF_COMPLEXITY_LIMIT_JMP_SEQ), a rule has up to four.
+/// Rules a container may have: the verifier follows 8192 pending branches (BPF_COMPLEXITY_LIMIT_JMP_SEQ), a rule has two.
 const MAX_RULES: usize = 1024;
 
 /// Programs kept loaded for the next container of the pod; more kinds than this are loaded again.
@@ -136,6 +136,8 @@ const ALU32_MOV_X: u8 = 0xbc;
 const ALU32_MOV_K: u8 = 0xb4;
 const ALU32_AND_K: u8 = 0x54;
 const ALU32_RSH_K: u8 = 0x74;
+const ALU32_XOR_K: u8 = 0xa4;
+const ALU32_OR_X: u8 = 0x4c;
 const JMP32_JNE_K: u8 = 0x56;
 const JMP32_JSET_K: u8 = 0x46;
 const JMP_JA: u8 = 0x05;
@@ -154,6 +156,9 @@ const R_WANTED: u8 = 2;
 const R_DEVICE: u8 = 3;
 const R_MAJOR: u8 = 4;
 const R_MINOR: u8 = 5;
+/// Not zero where the device is not the rule's.
+const R_DIFFERENT: u8 = 6;
+const R_BITS: u8 = 7;
 
 fn instruction(code: u8, target: u8, source: u8, off: i16, imm: i32) -> BpfInsn {
     BpfInsn { code, registers: target | source << 4, off, imm }
@@ -190,15 +195,29 @@ fn assemble(rules: &[Rule]) -> Vec<BpfInsn> {
         body.extend(exit(i32::from(rule.allow)));
 
         let numbers = [(R_DEVICE, rule.device.map(u32::from)), (R_MAJOR, rule.major), (R_MINOR, rule.minor)];
-        let tests: Vec<_> = numbers.into_iter().filter_map(|(register, number)| Some((register, number?))).collect();
-        for (i, (register, number)) in tests.iter().enumerate() {
-            let skip = tests.len() - 1 - i + body.len(); // to the next rule: six at most
-            let off = i16::try_from(skip).unwrap_or(i16::MAX);
-            code.push(instruction(JMP32_JNE_K, *register, 0, off, number.cast_signed()));
-        }
+        let numbers = numbers.into_iter().filter_map(|(register, number)| Some((register, number?)));
+        code.extend(differs(numbers, i16::try_from(body.len()).unwrap_or(i16::MAX))); // four at most
         code.extend(body);
     }
     code.extend(exit(0));
+    code
+}
+
+/// Skips what follows if any of the registers has another number. By bits that differ, not by a comparison of each: what the
+/// verifier learns of a number in one rule it would follow through all others, once a rule.
+fn differs(numbers: impl Iterator<Item = (u8, u32)>, skip: i16) -> Vec<BpfInsn> {
+    let mut code = Vec::with_capacity(9);
+    for (register, number) in numbers {
+        let target = if code.is_empty() { R_DIFFERENT } else { R_BITS };
+        code.push(instruction(ALU32_MOV_X, target, register, 0, 0));
+        code.push(instruction(ALU32_XOR_K, target, 0, 0, number.cast_signed()));
+        if target == R_BITS {
+            code.push(instruction(ALU32_OR_X, R_DIFFERENT, R_BITS, 0, 0));
+        }
+    }
+    if !code.is_empty() {
+        code.push(instruction(JMP32_JNE_K, R_DIFFERENT, 0, skip, 0));
+    }
     code
 }
 
@@ -278,7 +297,7 @@ mod tests {
     /// An interpreter of what is emitted, as strict as the verifier about jumps and unreachable instructions.
     fn run(code: &[BpfInsn], device: u8, access: u8, major: u32, minor: u32) -> bool {
         let context = [u32::from(access) << 16 | u32::from(device), major, minor];
-        let mut registers = [0u32; 6];
+        let mut registers = [0u32; 8];
         let mut pc = 0;
         loop {
             let BpfInsn { code: op, registers: pair, off, imm } = code[pc];
@@ -294,6 +313,8 @@ mod tests {
                 ALU32_MOV_K => registers[target] = imm.cast_unsigned(),
                 ALU32_AND_K => registers[target] &= imm.cast_unsigned(),
                 ALU32_RSH_K => registers[target] >>= imm,
+                ALU32_XOR_K => registers[target] ^= imm.cast_unsigned(),
+                ALU32_OR_X => registers[target] |= registers[source],
                 JMP32_JNE_K => branch(registers[target] != imm.cast_unsigned()),
                 JMP32_JSET_K => branch(registers[target] & imm.cast_unsigned() != 0),
                 JMP_JA => branch(true),
