@@ -86,7 +86,7 @@ impl Engine {
         let fds = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
         fault::point("engine.exec.asked");
         let asked = shim.ask(Request::Exec(Box::new(request)), &fds).await;
-        drop(streams); // the shim's copies alone keep the pipes open from here on
+        drop(streams); // or our own ends would keep the readers from their end-of-file
         match asked?.0 {
             Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
                 Kind::DeadlineExceeded,
