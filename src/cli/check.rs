@@ -75,10 +75,10 @@ fn check(files: &[PathBuf], quiet: bool, session: &Session) -> Result<u8> {
                     file: e.file.to_string(),
                     line: e.at.line,
                     column: e.at.column,
-                    path: e.path,
-                    value: e.value,
-                    message: e.message,
-                    remedy: e.remedy,
+                    path: e.path.into(),
+                    value: e.value.map(Into::into),
+                    message: e.message.into(),
+                    remedy: e.remedy.into(),
                 }));
             }
         }
