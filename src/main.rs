@@ -4,6 +4,7 @@
 
 use podwright::error::Result;
 use podwright::image::unpack;
+use podwright::launch::reaper;
 use podwright::shim::{self, ShimArgs};
 use podwright::{cli, engine};
 use std::ffi::OsString;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
 
 /// One line a role: what it is called, and where it lives.
 fn play(args: Vec<OsString>) -> Result<ExitCode> {
+    if reaper::is_role(args.first()) {
+        reaper::run(args.into_iter().skip(1)); // inside a container: it ends with the app's status
+    }
     let code = match role(&args).as_str() {
         "shim" => ShimArgs::parse(args.into_iter().skip(2)).and_then(|args| shim::run(&args)).map(|()| 0),
         "unpack" => return Ok(unpack::worker::main(&args.get(2).map(|job| job.to_string_lossy()).unwrap_or_default())),

@@ -709,6 +709,14 @@ fn several_processes_import_the_same_image_while_another_prunes() {
     for (n, layer) in image.layers.iter().enumerate() {
         assert_eq!(std::fs::read(layer.join("f")).unwrap(), [u8::try_from(n).unwrap()]);
     }
+    let du = Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(place.dir.path().join("root/images/layers"))
+        .output()
+        .unwrap();
+    let du: u64 = String::from_utf8_lossy(&du.stdout).split_whitespace().next().unwrap().parse().unwrap();
+    let said = place.store.usage().unwrap().bytes;
+    assert!(du.abs_diff(said) < du / 20, "accounting says {said}, du says {du}");
     assert_eq!(std::fs::read_dir(place.dir.path().join("root/images/tmp")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(place.dir.path().join("root/images/layers")).unwrap().count(), 6);
 }

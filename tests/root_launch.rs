@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         ten_thousand_orphans_leave_no_zombie,
         pause_is_worthless,
         devices_are_the_default_ones,
+        devices_that_are_not_allowed_cannot_be_opened,
+        a_renamer_in_a_shared_volume_wins_nothing,
     ])
 }
 
@@ -62,6 +64,7 @@ fn assert_confined(text: &str) {
         assert_eq!(status(text, set), "0000000000000000", "{set}");
     }
     assert_eq!(status(text, "SigBlk"), "0000000000000000");
+    assert_eq!(status(text, "Seccomp"), "2");
     let fds = section(text, "fd");
     let numbers: Vec<&str> = fds.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(numbers, ["0", "1", "2"], "{fds}");
@@ -545,4 +548,53 @@ fn devices_are_the_default_ones() {
     });
     let expected = "fd full mqueue net null ptmx pts random shm stderr stdin stdout tty urandom zero pts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n1:3 666\n5:0 666\ntun\n";
     assert_eq!(text, expected);
+}
+
+fn devices_that_are_not_allowed_cannot_be_opened() {
+    let mut pod = Pod::new(own());
+    pod.layers[0].device("dev2/kmsg", 1, 11).device("dev2/null", 1, 3);
+    let script = "cat /dev2/null && echo null; cat /dev2/kmsg; mknod /x c 1 11 && cat /x";
+    let (_, text) = pod.run(&["sh", "-c", script], |_| {});
+    let refused = "can't open '/dev2/kmsg': Operation not permitted\ncat: can't open '/x': Operation not permitted\n";
+    assert_eq!(text, format!("null\ncat: {refused}"));
+}
+
+/// RACER: another container renames a directory and a link to the outside back and forth, while victims mount through them.
+fn a_renamer_in_a_shared_volume_wins_nothing() {
+    /// Starts of the victim: enough that each step meets each of the racer's states.
+    const STARTS: u32 = 100;
+    let mut pod = Pod::new(own());
+    let canary = canary::Canary::plant(&pod.temp.path().join("canary"));
+    let volume = pod.temp.path().join("volume");
+    std::fs::create_dir_all(volume.join("target/deep")).expect("volume");
+    let up = format!("/../../../..{}", canary.file().parent().expect("a parent").display());
+    std::os::unix::fs::symlink(&up, volume.join("link")).expect("link");
+    let inner = pod.temp.path().join("inner");
+    std::fs::create_dir_all(&inner).expect("inner");
+    let racer = pod.launch(&["/bin/probe", "--race", "/v/target", "/v/link"], |launch| {
+        bind(&mut launch.spec, &volume, "/v", &["rbind", "rw"]);
+    });
+    let mut racer = pod.start(racer).expect("start");
+    assert_eq!(racer.line(), "racing");
+    let mut started = 0;
+    for _ in 0..STARTS {
+        let victim = pod.launch(&["sh", "-c", "echo > /v/target/deep/new; cat /proc/1/comm"], |launch| {
+            bind(&mut launch.spec, &volume, "/v", &["rbind", "rw"]);
+            bind(&mut launch.spec, &inner, "/v/target/deep", &["rbind", "rw"]);
+            launch.spec["process"]["cwd"] = "/v/target/deep".into();
+            launch.spec["linux"]["maskedPaths"] = serde_json::json!(["/v/target/deep/masked", "/proc/keys"]);
+            launch.spec["linux"]["readonlyPaths"] = serde_json::json!(["/v/target", "/proc/sys"]);
+        });
+        match pod.start(victim) {
+            Ok(running) => {
+                started += 1;
+                running.wait();
+            }
+            // What it may be: a link where a directory was, or nothing where something was.
+            Err(e) => assert!([2, 17, 18, 20, 30, 40, 11].contains(&e.errno), "{e}"),
+        }
+    }
+    racer.kill();
+    assert!(started > 0, "the victim was never started");
+    canary.assert_alive();
 }

@@ -45,6 +45,8 @@ impl Engine {
 
     fn make_container(&self, pod: &Pod, config: ContainerConfig, undo: &mut Undo) -> Result<ContainerId> {
         check(pod, &config)?;
+        // Until the record names the layers, nothing else keeps `prune` from taking them.
+        let _kept = self.0.images.hold()?;
         let image = match &config.image_id {
             Some(id) => self.0.images.lookup(&id.to_string())?,
             None => self.0.images.lookup(&config.image)?,

@@ -34,7 +34,7 @@ pub struct Pod {
     /// `None` when the shim is dead.
     shim: Mutex<Option<Shim>>,
     /// The shim's process when it is a child of this one, to be reaped.
-    child: Mutex<Option<std::process::Child>>,
+    child: Arc<Mutex<Option<std::process::Child>>>,
     facts: Mutex<Facts>,
     /// Counts changes of the facts, for whoever waits for one.
     changed: watch::Sender<u64>,
@@ -104,12 +104,12 @@ impl Container {
 }
 
 impl Pod {
-    pub fn new(record: PodRecord, child: Option<std::process::Child>, flight: Option<Flight>) -> Pod {
+    pub fn new(record: PodRecord, child: Arc<Mutex<Option<std::process::Child>>>, flight: Option<Flight>) -> Pod {
         Pod {
             record,
             verb: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
-            child: Mutex::new(child),
+            child,
             facts: Mutex::new(Facts::default()),
             changed: watch::Sender::new(0),
             flight,

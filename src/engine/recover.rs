@@ -7,7 +7,6 @@ use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
 use crate::state::record::{self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, SandboxRecord, StoppedRecord};
-use crate::sys;
 use crate::wire::{Reply, Request, SandboxState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +54,8 @@ impl Engine {
         let path = self.paths().pod_record(&id);
         let record = record::read::<PodRecord>(&path)?
             .ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
-        let pod = Arc::new(Pod::new(record, None, Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
+        let pod =
+            Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
         if self.connect(&pod).await.is_err() && !self.is_observer() {
             self.bury_pod(&pod);
@@ -141,9 +141,4 @@ pub(super) fn list(directory: &std::path::Path) -> Result<Vec<String>> {
     };
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     Ok(names.collect())
-}
-
-/// Whether a process of a record still runs.
-pub fn alive(process: record::Process) -> bool {
-    sys::start_time(process.pid).is_ok_and(|start| start == process.start_time)
 }

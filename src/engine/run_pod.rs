@@ -20,7 +20,7 @@ use crate::sys::fs::Access;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Size of a pod's /dev/shm, in bytes, as in containerd and CRI-O.
@@ -141,7 +141,9 @@ impl Engine {
             pid: child.id(),
             start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
         };
-        undo.push(move || bury_shim(child));
+        let child = Arc::new(Mutex::new(Some(child)));
+        let unborn = child.clone();
+        undo.push(move || bury_shim(unborn));
         fault::point("engine.run_pod.shim");
         let (sender, heard) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender)?;
@@ -160,7 +162,7 @@ impl Engine {
         };
         record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
         fault::point("engine.run_pod.record");
-        let pod = Arc::new(Pod::new(record, None, Some(flight)));
+        let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");
         let leaf = self.make_cgroups(&pod, &shim, undo).await?;
         self.start_pause(&pod, &shim, &leaf).await?;
@@ -263,7 +265,9 @@ impl Engine {
 }
 
 /// Kills a shim that never got to hold anything, and reaps it.
-async fn bury_shim(mut child: std::process::Child) -> Result<()> {
+async fn bury_shim(child: Arc<Mutex<Option<std::process::Child>>>) -> Result<()> {
+    let child = child.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(mut child) = child else { return Ok(()) };
     blocking(move || {
         let _ = child.kill(); // it may have ended by itself
         child.wait().map(|_| ()).context(|| "wait for the shim")

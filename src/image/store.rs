@@ -88,7 +88,7 @@ pub struct LayerRecord {
     /// The blob it was unpacked from.
     pub blob: Digest,
     pub blob_bytes: u64,
-    /// In whole 4 KiB blocks, an inode counted as one.
+    /// What du(1) would say on a file system of 4 KiB blocks.
     pub unpacked_bytes: u64,
     pub entries: u64,
     /// Nothing below this layer is to be seen.

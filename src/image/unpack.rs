@@ -85,7 +85,7 @@ pub struct Unpacked {
     pub blob_bytes: u64,
     /// Of the tar stream.
     pub diff_id: Digest,
-    /// What the files take, in whole 4 KiB blocks, counting each inode once and no holes.
+    /// What du(1) would say on a file system of 4 KiB blocks: data without holes, and a block for each directory.
     pub unpacked_bytes: u64,
     pub entries: u64,
     /// The root itself is opaque: no layer below this one is to be seen.

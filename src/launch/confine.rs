@@ -6,7 +6,7 @@ use super::report::{At, Failed, Message, Reporter};
 use super::{Step, libc_errno};
 use crate::state::record::User;
 use crate::sys::openat2::{self, Links, Open};
-use crate::sys::{capability, credentials, exec, prctl, rlimit};
+use crate::sys::{capability, credentials, exec, install_seccomp, prctl, rlimit};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,15 +17,6 @@ pub(super) enum Streams<'a> {
     Fds([BorrowedFd<'a>; 3]),
     /// The terminal's slave.
     Terminal(BorrowedFd<'a>),
-}
-
-impl<'a> Streams<'a> {
-    pub(super) fn fds(self) -> Vec<BorrowedFd<'a>> {
-        match self {
-            Streams::Fds(fds) => fds.to_vec(),
-            Streams::Terminal(slave) => vec![slave],
-        }
-    }
 }
 
 /// The first steps: nothing of the shim's is kept but what `keep` names.
@@ -114,7 +105,7 @@ pub(super) fn confine(process: &Process, user: &User, root: BorrowedFd<'_>, repo
     credentials::setresuid(user.uid).at(Step::Uid)?;
     prctl::set_keepcaps(false).at(Step::Capabilities)?;
     // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes right after it.
-    let filtered = !process.seccomp.program.is_empty();
+    let filtered = !process.seccomp.code.is_empty();
     let extra = if filtered && !process.no_new_privs { capability::SYS_ADMIN } else { 0 };
     let (permitted, effective) = (process.permitted | extra, process.effective | extra);
     // Inheritable is what is ambient and nothing more (CVE-2022-24769).
@@ -123,7 +114,7 @@ pub(super) fn confine(process: &Process, user: &User, root: BorrowedFd<'_>, repo
     // As late as can be: every call above would else have to be allowed by the container's profile. After it: capset where it was
     // needed for the filter, execve, and write for bad news.
     if filtered {
-        prctl::seccomp_load(&process.seccomp.program, process.seccomp.flags).at(Step::Seccomp)?;
+        install_seccomp(&process.seccomp.code, process.seccomp.flags).at(Step::Seccomp)?;
     }
     if extra != 0 {
         capability::capset(process.permitted, process.effective, process.ambient).at(Step::Capabilities)?;

@@ -4,9 +4,11 @@
 //!
 //! * `plan`   decides (pure): spec -> [`plan::Plan`], every string a C string, nothing left to look up but users
 //! * `user`   who it runs as: the image's /etc/passwd and /etc/group, read beneath the root, bounded
-//! * `rootfs` the trees, made in the host's mount namespace and never mounted there: overlay, volumes, devpts
+//! * `trees`  the trees, made in the host's mount namespace and never mounted there: overlay, volumes, devpts
 //! * `spawn`  the parent's half: one clone3 into the container's cgroup, then waits for the child's report
-//! * `init`   the child's half: the plan in its order, each step with the reason for its place
+//! * `init`   the child's half: the plan in its order, each step with the reason for its place; `attach` its mounts, `confine`
+//!   what it may not do any more, which execs have in common; `report` and `explain` what it tells
+//! * `seccomp`, `devices`  filters of system calls and of devices, compiled here
 //! * `exec`   a further process in a running container; `pause` the pod's first; `reaper` an own init before the app
 //!
 //! Cgroups are made elsewhere ([`crate::cgroup`]); here a directory fd is cloned into. What a container may be asked to be is
@@ -107,16 +109,6 @@ impl StartError {
     pub fn context(mut self, doing: &str) -> Self {
         self.message = format!("{doing}: {}", self.message);
         self
-    }
-}
-
-/// The container's seccomp filter: the one call site of the compiler.
-fn filter(launch: &wire::Launch, _spec: &oci_spec::runtime::Spec, _bounding: u64) -> Result<plan::Filter, StartError> {
-    match launch.seccomp {
-        wire::Seccomp::Unconfined => Ok(plan::Filter::default()),
-        wire::Seccomp::RuntimeDefault | wire::Seccomp::Spec => {
-            Err(StartError::refused(Step::Plan, "linux.seccomp: the compiler is not merged yet"))
-        }
     }
 }
 

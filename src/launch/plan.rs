@@ -1,17 +1,18 @@
 //! The decisions of a start, made before the clone (pure): an OCI runtime spec and a [`wire::Launch`] become a [`Plan`] that the
 //! child carries out in order. Every string is a C string, nothing is parsed later, and names of users are all that is looked up.
 //!
-//! What cannot be honoured is refused by field. `linux.resources` belongs to the engine, which has applied it; `hostname`,
+//! What cannot be honoured is refused by field. `linux.resources` but its `devices` belongs to the engine, which has applied it; `hostname`,
 //! `root.path`, `linux.cgroupsPath` and the paths of `linux.namespaces` describe what the engine and pause have made already;
 //! `linux.rootfsPropagation` is met by every volume having its own propagation. How mounts are read is in `plan_mounts`.
 
-use super::plan_mounts::{Mount, Node, devices, mounts, relative};
-use super::{StartError, Step};
+use super::plan_mounts::{Mount, Node, device_nodes, mounts, relative};
+use super::seccomp::{Machine, Program, compile};
+use super::{StartError, Step, devices, seccomp_profile};
 use crate::state::model::NamespaceMode;
 use crate::sys::rlimit::Resource;
 use crate::sys::{capability, credentials};
-use crate::wire::{Exec, Launch};
-use oci_spec::runtime::{Capabilities, LinuxNamespaceType, Spec};
+use crate::wire::{Exec, Launch, Seccomp};
+use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxNamespaceType, Spec};
 use std::ffi::CString;
 use std::path::Path;
 
@@ -37,6 +38,8 @@ pub struct Plan {
     pub readonly: Vec<CString>,
     pub pid: PidNamespace,
     pub private_cgroup: bool,
+    /// What it may do with devices, for the filter on its cgroup.
+    pub device_rules: Vec<LinuxDeviceCgroup>,
     pub process: Process,
 }
 
@@ -83,7 +86,8 @@ pub struct Process {
     pub effective: u64,
     pub ambient: u64,
     pub no_new_privs: bool,
-    pub seccomp: Filter,
+    /// No instructions: unconfined.
+    pub seccomp: Program,
     /// HOME is not in `env`: /etc/passwd says it.
     pub wants_home: bool,
     /// An own init that reaps stands before the program.
@@ -96,13 +100,6 @@ pub struct Rlimit {
     pub resource: Resource,
     pub soft: u64,
     pub hard: u64,
-}
-
-/// A compiled seccomp filter; no instructions: unconfined.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    pub program: Vec<[u8; 8]>,
-    pub flags: u64,
 }
 
 impl Plan {
@@ -127,14 +124,35 @@ impl Plan {
         Ok(Plan {
             root: root(launch, &spec)?,
             mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
-            devices: devices(&spec)?,
+            devices: device_nodes(&spec)?,
             masked,
             readonly,
             pid: pid_namespace(launch)?,
             private_cgroup,
+            device_rules: device_rules(&spec),
             process: Process::of_container(launch, &spec)?,
         })
     }
+}
+
+/// The spec's rules; without any, those that every container has.
+fn device_rules(spec: &Spec) -> Vec<LinuxDeviceCgroup> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().clone());
+    rules.filter(|rules| !rules.is_empty()).unwrap_or_else(devices::default_rules)
+}
+
+/// The filter of system calls.
+fn seccomp(launch: &Launch, spec: &Spec, bounding: u64) -> Result<Program, StartError> {
+    let compiled = match launch.seccomp {
+        Seccomp::Unconfined => return Ok(Program { code: Vec::new(), flags: 0 }),
+        Seccomp::RuntimeDefault => seccomp_profile::compile_default(bounding),
+        Seccomp::Spec => match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+            Some(profile) => compile(profile, Machine::HOST),
+            None => return Err(refused("linux.seccomp: the spec has no profile")),
+        },
+    };
+    compiled.map_err(|e| refused(e.to_string()))
 }
 
 fn root(launch: &Launch, spec: &Spec) -> Result<Root, StartError> {
@@ -197,7 +215,7 @@ impl Process {
             effective: caps.effective,
             ambient: caps.ambient,
             no_new_privs,
-            seccomp: super::filter(launch, spec, caps.bounding)?,
+            seccomp: seccomp(launch, spec, caps.bounding)?,
             wants_home,
             init: launch.init,
         })

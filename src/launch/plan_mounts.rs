@@ -290,7 +290,7 @@ const DEFAULT_DEVICES: [(&str, (u32, u32)); 6] =
     [("null", (1, 3)), ("zero", (1, 5)), ("full", (1, 7)), ("random", (1, 8)), ("urandom", (1, 9)), ("tty", (5, 0))];
 
 /// The nodes of /dev: those of the spec, and the default ones that it does not name.
-pub(super) fn devices(spec: &Spec) -> Result<Vec<Node>, StartError> {
+pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
     let listed = spec.linux().as_ref().and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if listed.len() > MAX_DEVICES {
         return Err(refused(format!("linux.devices: {} of them, and {MAX_DEVICES} are allowed", listed.len())));

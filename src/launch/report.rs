@@ -12,7 +12,7 @@
 use super::{StartError, Step};
 use crate::sys::pidfd;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a child may take from its birth to its program: a network file system that hangs must not hang the pod's other
@@ -130,10 +130,6 @@ impl Reports {
             Some(message) if n == MESSAGE_BYTES && self.left > 0 => Ok(Some(message)),
             _ => Err(Failed { step: Step::Report, object: 0, errno: 0 }),
         }
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
     }
 }
 

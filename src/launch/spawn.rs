@@ -1,6 +1,7 @@
 //! The parent's half of a container's start: decide, open, clone, listen.
 
 use super::confine::Streams;
+use super::devices::{Attached, Devices};
 use super::init::Inherited;
 use super::plan::{PidNamespace, Plan};
 use super::report::{self, Failed, Message, Reports};
@@ -20,8 +21,8 @@ const MAX_ATTEMPTS: u32 = 5;
 /// Starts a container: returns when its program runs (execve(2) succeeded).
 ///
 /// `pause` is the pidfd of the pod's pause; `pid_target` that of the container named by `namespaces.pid ==
-/// NamespaceMode::Target`, else `None`; `cgroup` the container's directory of cgroup v2. Must be called in the host's mount
-/// namespace, by a process with one thread whose descriptors 0 to 2 are open.
+/// NamespaceMode::Target`, else `None`; `cgroup` the container's directory of cgroup v2, in which nothing has run; `devices` the
+/// programs that this process has loaded for other containers. Must be called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
 ///
 /// # Errors
 /// The step that failed. The child is reaped, and the cgroup is as empty as before.
@@ -30,10 +31,11 @@ pub fn start(
     pause: BorrowedFd<'_>,
     pid_target: Option<BorrowedFd<'_>>,
     cgroup: BorrowedFd<'_>,
+    devices: &mut Devices,
     stdio: ChildStdio,
 ) -> Result<Started, StartError> {
     let doing = format!("start container {}", launch.container.short());
-    begin(launch, pause, pid_target, cgroup, stdio).map_err(|e| e.context(&doing))
+    begin(launch, pause, pid_target, cgroup, devices, stdio).map_err(|e| e.context(&doing))
 }
 
 fn begin(
@@ -41,6 +43,7 @@ fn begin(
     pause: BorrowedFd<'_>,
     pid_target: Option<BorrowedFd<'_>>,
     cgroup: BorrowedFd<'_>,
+    devices: &mut Devices,
     stdio: ChildStdio,
 ) -> Result<Started, StartError> {
     let mut plan = Plan::new(launch)?;
@@ -52,6 +55,10 @@ fn begin(
         }
         (PidNamespace::Own | PidNamespace::Host, _) => None,
     };
+    // Before the first process is in there: an open file stays open. It goes with the cgroup.
+    devices
+        .apply(cgroup, &plan.device_rules, &Attached::default())
+        .map_err(|e| StartError::refused(Step::DeviceFilter, e.to_string()))?;
     for attempt in 1.. {
         let watch = trees::watch(&plan)?;
         let root = trees::overlay(&plan.root)?;

@@ -27,6 +27,7 @@ steps! {
     User = "user",
     Volume = "open volume",
     Device = "open device",
+    DeviceFilter = "filter devices",
     Terminal = "open terminal",
     Namespace = "enter pid namespace",
     Clone = "clone3",

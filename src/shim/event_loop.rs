@@ -9,6 +9,7 @@ use super::stdio::{Buffers, Progress, Streams};
 use crate::cgroup::oom::OomCounts;
 use crate::error::{Context, Result};
 use crate::id::ContainerId;
+use crate::launch::devices::Devices;
 use crate::state::flight::Flight;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::signalfd::ChildSignals;
@@ -144,6 +145,8 @@ pub(super) struct Shim {
     next_peer: u64,
     listener: Option<(UnixListener, u64)>,
     pub(super) pause: Option<Process>,
+    /// Device filters loaded for this pod's containers.
+    pub(super) devices: Devices,
     pub(super) containers: BTreeMap<ContainerId, Container>,
     pub(super) execs: BTreeMap<ExecKey, RunningExec>,
     pub(super) buffers: Buffers,
@@ -168,6 +171,7 @@ impl Shim {
             next_peer: FIRST,
             listener: None,
             pause: None,
+            devices: Devices::default(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             buffers: Buffers::default(),

@@ -207,8 +207,9 @@ impl Shim {
         let counts = oom::read(cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).unwrap_or_default();
         fault::point("shim.start.prepared");
         let target = target.map(|process| process.pidfd.fd.as_fd());
-        let started = launch::spawn::start(launch, pause.pidfd.fd.as_fd(), target, cgroup.as_fd(), stdio)
-            .map_err(|e: StartError| Failure::from(e))?;
+        let started =
+            launch::spawn::start(launch, pause.pidfd.fd.as_fd(), target, cgroup.as_fd(), &mut self.devices, stdio)
+                .map_err(|e: StartError| Failure::from(e))?;
         fault::point("shim.start.cloned");
         let process = ProcessRecord { process: started.child.process, started_at_ns: now_ns(), user: started.user };
         let written = record::write(&launch.dir.join("process.json"), &process, Durability::Boot);

@@ -50,5 +50,8 @@ pub use memory::{malloc_trim, memchr};
 pub use param::page_bytes;
 pub use process::{append_line, is_root, kill_self, start_time};
 pub use random::random;
-pub use seccomp::{SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter, install as install_seccomp};
+pub use seccomp::{
+    SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,
+    install as install_seccomp,
+};
 pub use xattr::{fgetxattr, fsetxattr};

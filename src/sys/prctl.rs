@@ -1,4 +1,4 @@
-//! `prctl`, prctl(2): no_new_privs, keepcaps, dumpable, the name; and the seccomp filter, seccomp(2).
+//! `prctl`, prctl(2): no_new_privs, keepcaps, dumpable, the name.
 
 use std::ffi::CStr;
 use std::io;
@@ -33,30 +33,4 @@ pub fn set_not_dumpable() -> io::Result<()> {
 /// None that a caller could cause.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     Ok(rustix::thread::set_name(name)?)
-}
-
-/// Loads a filter: `seccomp(SECCOMP_SET_MODE_FILTER, flags, program)`. Each instruction is a `struct sock_filter` as eight bytes in
-/// native order.
-///
-/// # Errors
-/// `EACCES` with neither no_new_privs nor CAP_SYS_ADMIN, `EINVAL` for a program the kernel refuses, those of seccomp(2).
-pub fn seccomp_load(program: &[[u8; 8]], flags: u64) -> io::Result<()> {
-    /// linux/seccomp.h
-    const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
-    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let filter: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|i| libc::sock_filter {
-            code: u16::from_ne_bytes([i[0], i[1]]),
-            jt: i[2],
-            jf: i[3],
-            k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
-        })
-        .collect();
-    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: `program` says how long `filter` is; both outlive the call, which only reads them.
-    match unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

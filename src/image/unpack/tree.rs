@@ -280,7 +280,6 @@ impl Tree {
         if entry.pieces.is_some() {
             file.set_len(entry.size).context(|| "truncate")?;
         }
-        self.unpacked_bytes += DISK_BLOCK; // its inode
         self.attributes(file.as_fd(), entry)?;
         at::futimens(file.as_fd(), entry.mtime.0, entry.mtime.1).context(|| "set the times")
     }
@@ -314,7 +313,6 @@ impl Tree {
             None if entry.link.is_empty() => return Err(Error::invalid("a symlink without a target")),
             None => at::symlinkat(os(&entry.link), parent, name).context(|| "symlink")?,
         }
-        self.unpacked_bytes += DISK_BLOCK;
         self.ignored_xattrs += entry.xattrs.len() as u64; // user.* exists on files and directories only, xattr(7)
         at::chownat(parent, name, entry.uid, entry.gid).context(|| "chown")?;
         at::utimensat(parent, name, entry.mtime.0, entry.mtime.1).context(|| "set the times")
@@ -377,11 +375,8 @@ impl Tree {
         }
         let parent = self.open_parent(parents)?;
         match at::statat(parent.as_fd(), os(hidden)).context(|| "stat")? {
-            None => {
-                self.unpacked_bytes += DISK_BLOCK;
-                at::mknodat(parent.as_fd(), os(hidden), Special::Char { major: 0, minor: 0 }, 0)
-                    .context(|| "make a whiteout")
-            }
+            None => at::mknodat(parent.as_fd(), os(hidden), Special::Char { major: 0, minor: 0 }, 0)
+                .context(|| "make a whiteout"),
             Some(Node::Directory) => self.hide([parents, &[hidden]].concat().join(&b'/')),
             Some(_) => Ok(()),
         }
