@@ -30,6 +30,7 @@ mod rm;
 mod rmi;
 mod run;
 mod stats;
+mod status;
 mod stop;
 mod units;
 mod verify;
