@@ -133,7 +133,8 @@ mod tests {
         assert_eq!(code(ExitStatus::Exited(3)).expect("seen"), 3);
         assert_eq!(code(ExitStatus::Signaled(9)).expect("seen"), 137);
         assert!(code(ExitStatus::Unknown).is_err());
-        let failed = |errno| not_run(Failure { kind: FailureKind::InvalidArgument, message: "execve: x".into(), errno });
+        let failed =
+            |errno| not_run(Failure { kind: FailureKind::InvalidArgument, message: "execve: x".into(), errno });
         assert_eq!((failed(2).expect("code"), failed(13).expect("code"), failed(8).expect("code")), (127, 126, 126));
         assert!(failed(12).is_err());
     }

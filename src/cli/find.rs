@@ -31,7 +31,11 @@ impl Found {
     /// `web`, or `namespace/web` where that is not the default.
     pub(super) fn name(&self) -> String {
         let config = &self.pod.record.config;
-        if config.namespace == "default" { config.name.clone() } else { format!("{}/{}", config.namespace, config.name) }
+        if config.namespace == "default" {
+            config.name.clone()
+        } else {
+            format!("{}/{}", config.namespace, config.name)
+        }
     }
 
     /// The newest attempt of each container, in the order in which the first ones were made.
@@ -52,7 +56,11 @@ impl Found {
             namespace: config.namespace.clone(),
             name: config.name.clone(),
             id: self.pod.record.id.to_string(),
-            containers: self.containers.iter().map(|c| (c.record.config.name.clone(), c.record.id.to_string())).collect(),
+            containers: self
+                .containers
+                .iter()
+                .map(|c| (c.record.config.name.clone(), c.record.id.to_string()))
+                .collect(),
         }
     }
 }
@@ -142,7 +150,8 @@ pub(super) fn container(all: &[Found], word: &str, name: Option<&str>) -> Result
     match chosen {
         Some(container) => Ok(((found).clone(), (*container).clone())),
         None => {
-            let why = format!("pod {} has no container {:?}; it has {}", found.name(), name.unwrap_or(""), names.join(", "));
+            let why =
+                format!("pod {} has no container {:?}; it has {}", found.name(), name.unwrap_or(""), names.join(", "));
             Err(Error::not_found(why))
         }
     }

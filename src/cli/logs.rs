@@ -81,7 +81,9 @@ fn log_path(container: &ContainerStatus, previous: bool) -> Result<PathBuf> {
         return Ok(log.clone());
     }
     let Some(before) = attempt.checked_sub(1) else {
-        return Err(Error::not_found(format!("container {name} was never restarted, so there is no attempt before this")));
+        return Err(Error::not_found(format!(
+            "container {name} was never restarted, so there is no attempt before this"
+        )));
     };
     let path = log.with_file_name(format!("{before}.log"));
     if path.exists() { Ok(path) } else { Err(Error::not_found(format!("{} is gone", path.display()))) }

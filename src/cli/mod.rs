@@ -16,6 +16,7 @@ mod get;
 mod images;
 mod import;
 mod inspect;
+mod live;
 mod logging;
 mod logs;
 mod man;
@@ -245,12 +246,6 @@ fn require_root(command: &str) -> Result<()> {
             "root is required: `podwright {command}` works with namespaces and cgroups; run it with sudo or in a privileged container"
         ),
     ))
-}
-
-/// For a command whose verbs are not in this build.
-fn without_engine(command: &str) -> Result<u8> {
-    require_root(command)?;
-    Err(Error::unsupported(format!("`podwright {command}` needs the engine, which this build does not have")))
 }
 
 /// The whole tree, for completions and manual pages.

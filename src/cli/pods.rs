@@ -46,28 +46,28 @@ struct Document {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
-    id: String,
-    name: String,
-    namespace: String,
-    uid: String,
+    pub id: String,
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
     /// kubectl's word for it.
-    status: String,
+    pub status: String,
     /// The sandbox is there.
-    ready: bool,
+    pub ready: bool,
     /// App containers and sidecars that run, and how many there are to be.
-    containers_ready: usize,
-    containers_total: usize,
-    restarts: u32,
-    qos: &'static str,
-    restart_policy: String,
-    grace_seconds: u64,
+    pub containers_ready: usize,
+    pub containers_total: usize,
+    pub restarts: u32,
+    pub qos: &'static str,
+    pub restart_policy: String,
+    pub grace_seconds: u64,
     /// RFC 3339.
-    created_at: String,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-    cgroup: String,
+    pub created_at: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub cgroup: String,
     /// Of `podwright run`.
-    instance: Option<String>,
+    pub instance: Option<String>,
 }
 
 impl Entry {
@@ -90,7 +90,12 @@ impl Entry {
             grace_seconds: status::grace(config).as_secs(),
             created_at: units::timestamp(record.created_at_ns),
             labels: config.labels.clone(),
-            annotations: config.annotations.iter().filter(|(k, _)| !own.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect(),
+            annotations: config
+                .annotations
+                .iter()
+                .filter(|(k, _)| !own.contains(&k.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
             cgroup: record.cgroup.clone(),
             instance: found.engine.paths().instance.as_ref().map(ToString::to_string),
         }

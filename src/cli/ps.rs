@@ -49,28 +49,28 @@ struct Document {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
-    id: String,
-    name: String,
-    attempt: u32,
-    pod_id: String,
-    pod_name: String,
-    pod_namespace: String,
-    image: String,
-    image_id: Option<String>,
+    pub id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub pod_id: String,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub image: String,
+    pub image_id: Option<String>,
     /// `Created`, `Running`, `Exited`.
-    state: State,
+    pub state: State,
     /// 128+n for signal n, 128 for one that could not start, 255 for unknown.
-    exit_code: Option<i32>,
+    pub exit_code: Option<i32>,
     /// `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
-    reason: Option<&'static str>,
-    message: Option<String>,
-    created_at: String,
-    started_at: Option<String>,
-    finished_at: Option<String>,
+    pub reason: Option<&'static str>,
+    pub message: Option<String>,
+    pub created_at: String,
+    pub started_at: Option<String>,
+    pub finished_at: Option<String>,
     /// As the host sees it.
-    pid: Option<u32>,
-    log: Option<String>,
-    cgroup: String,
+    pub pid: Option<u32>,
+    pub log: Option<String>,
+    pub cgroup: String,
 }
 
 impl Entry {
@@ -96,6 +96,16 @@ impl Entry {
             pid: running.map(|p| p.process.pid),
             log: record.log.as_ref().map(|p| p.display().to_string()),
             cgroup: container.cgroup.clone(),
+        }
+    }
+}
+
+impl Entry {
+    /// The state, and how it ended.
+    pub(super) fn state_text(&self) -> String {
+        match (self.exit_code, self.reason) {
+            (Some(code), Some(reason)) => status::ended(code, reason),
+            _ => format!("{:?}", self.state),
         }
     }
 }
@@ -130,7 +140,7 @@ pub(super) fn run(args: &PsArgs, session: &Session) -> Result<u8> {
                     short(record.id.as_str()),
                     record.config.image.clone(),
                     units::age_of(record.created_at_ns),
-                    status::state(container),
+                    Entry::new(found, container).state_text(),
                     record.config.name.clone(),
                     record.config.attempt.to_string(),
                     short(found.pod.record.id.as_str()),

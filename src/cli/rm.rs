@@ -32,7 +32,9 @@ pub(super) fn run(args: &RmArgs, session: &Session) -> Result<u8> {
         let running = targets.iter().find(|t| matches!(t, Target::Container(_, c) if c.state == State::Running));
         if let (Some(target), false) = (running, args.force) {
             let name = stop::name(target);
-            return Err(Error::precondition(format!("container {name} runs; `podwright stop {name}` first, or --force")));
+            return Err(Error::precondition(format!(
+                "container {name} runs; `podwright stop {name}` first, or --force"
+            )));
         }
         let mut document = Document::default();
         for target in &targets {

@@ -92,7 +92,9 @@ pub(super) fn run(args: &StatsArgs, session: &Session) -> Result<u8> {
             }
         }
         if session.format == Format::Json {
-            return output::print_json(&Document { stats: first.iter().map(|(s, stats, _)| entry(s, stats)).collect() });
+            return output::print_json(&Document {
+                stats: first.iter().map(|(s, stats, _)| entry(s, stats)).collect(),
+            });
         }
         if first.is_empty() {
             output::note("nothing runs");
@@ -159,7 +161,9 @@ fn row(name: String, before: &Stats, now: &Stats, passed: Duration) -> [String; 
         Some(if periods == 0 { 0 } else { throttled * 100 / periods })
     });
     let memory = now.memory.as_ref();
-    let io = |bytes: fn(&crate::cgroup::stats::Io) -> u64| or_dash(now.io.as_ref(), |io| units::size(io.iter().map(bytes).sum()));
+    let io = |bytes: fn(&crate::cgroup::stats::Io) -> u64| {
+        or_dash(now.io.as_ref(), |io| units::size(io.iter().map(bytes).sum()))
+    };
     [
         name,
         or_dash(millis, |m| format!("{m}m")),
@@ -183,7 +187,8 @@ fn pressure(all: [&Option<Pressure>; 3]) -> String {
         let e2 = p.some.avg10_e2;
         if e2 == 0 { "0%".to_owned() } else { format!("{}.{:02}%", e2 / 100, e2 % 100) }
     };
-    let named = ["cpu", "memory", "io"].iter().zip(all).filter_map(|(n, p)| p.as_ref().map(|p| format!("{n} {}", share(p))));
+    let named =
+        ["cpu", "memory", "io"].iter().zip(all).filter_map(|(n, p)| p.as_ref().map(|p| format!("{n} {}", share(p))));
     let text = named.collect::<Vec<_>>().join(" ");
     if text.is_empty() { "-".to_owned() } else { text }
 }

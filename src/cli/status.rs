@@ -3,7 +3,6 @@
 use super::find::Found;
 use crate::agent::convert::{GRACE_SECONDS, RESTART_POLICY, ROLES};
 use crate::engine::pod::State;
-use crate::engine::query::ContainerStatus;
 use crate::state::model::{PodCgroup, PodConfig};
 use crate::state::record::ExitRecord;
 use std::time::Duration;
@@ -136,15 +135,9 @@ fn status(seen: &[Seen<'_>], restart_policy: &str) -> String {
     }
 }
 
-/// A container's state, and how it ended: `Exited (137, OOMKilled)`.
-pub(super) fn state(container: &ContainerStatus) -> String {
-    match (&container.exit, container.state) {
-        (Some(exit), _) => match exit.status.reason(exit.oom) {
-            "Completed" => "Exited (0)".to_owned(),
-            reason => format!("Exited ({}, {reason})", exit.status.code()),
-        },
-        (None, state) => format!("{state:?}"),
-    }
+/// How a container ended: `Exited (0)`, `Exited (137, OOMKilled)`.
+pub(super) fn ended(code: i32, reason: &str) -> String {
+    if reason == "Completed" { "Exited (0)".to_owned() } else { format!("Exited ({code}, {reason})") }
 }
 
 #[cfg(test)]

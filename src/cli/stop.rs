@@ -91,7 +91,10 @@ async fn stop_container(found: &Found, container: &ContainerStatus, grace: Optio
     found.engine.stop_container(&container.record.id, grace).await?;
     if status::restart_policy(config) == "Always" {
         let name = &container.record.config.name;
-        output::note(&format!("{name} will be started again: its pod's restart policy is Always; `podwright stop {}` stops the pod", found.name()));
+        output::note(&format!(
+            "{name} will be started again: its pod's restart policy is Always; `podwright stop {}` stops the pod",
+            found.name()
+        ));
     }
     Ok(())
 }
@@ -103,7 +106,8 @@ pub(super) fn stop_pods(
     grace: Option<Duration>,
     document: &mut Document,
 ) -> Result<()> {
-    let pods: Vec<&Found> = targets.iter().filter_map(|t| if let Target::Pod(found) = t { Some(found) } else { None }).collect();
+    let pods: Vec<&Found> =
+        targets.iter().filter_map(|t| if let Target::Pod(found) = t { Some(found) } else { None }).collect();
     let instance = |found: &Found| found.engine.paths().instance.clone();
     let instances: BTreeSet<InstanceId> = pods.iter().filter_map(|found| instance(found)).collect();
     // First everything that could be refused, then the first signal.
@@ -167,5 +171,8 @@ fn end_owner(found: &Found, grace: Option<Duration>, pods_grace: Duration) -> Re
         }
     }
     let remedy = "`podwright rm --force` kills at once";
-    Err(Error::new(Kind::DeadlineExceeded, format!("`podwright run`, pid {}, has not ended in time; {remedy}", owner.pid)))
+    Err(Error::new(
+        Kind::DeadlineExceeded,
+        format!("`podwright run`, pid {}, has not ended in time; {remedy}", owner.pid),
+    ))
 }

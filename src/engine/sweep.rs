@@ -57,7 +57,9 @@ pub fn claim(paths: &Paths) -> Result<Lock> {
             let pid = std::process::id();
             let start_time = sys::start_time(pid).context(|| "read our own start time")?;
             let text = format!("{pid} {start_time}\n");
-            file.set_len(0).and_then(|()| (&file).write_all(text.as_bytes())).context(|| format!("write {}", path.display()))?;
+            file.set_len(0)
+                .and_then(|()| (&file).write_all(text.as_bytes()))
+                .context(|| format!("write {}", path.display()))?;
             Ok(Lock { _file: file })
         }
         Err(TryLockError::WouldBlock) => {
