@@ -158,7 +158,7 @@ fn row(name: String, before: &Stats, now: &Stats, passed: Duration) -> [String; 
     let throttled = cpu.and_then(|(a, b)| {
         let periods = b.periods?.saturating_sub(a.periods?);
         let throttled = b.throttled_periods?.saturating_sub(a.throttled_periods?);
-        Some(if periods == 0 { 0 } else { throttled * 100 / periods })
+        Some((throttled * 100).checked_div(periods).unwrap_or(0))
     });
     let memory = now.memory.as_ref();
     let io = |bytes: fn(&crate::cgroup::stats::Io) -> u64| {

@@ -125,6 +125,7 @@ pub fn host_facts(
             SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
             _ => None,
         },
+        lacking: !sys::capability::permitted().context(|| "read podwright's own capabilities")?,
     })
 }
 

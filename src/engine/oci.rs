@@ -99,6 +99,8 @@ pub struct HostFacts {
     pub devices: Vec<(String, char, u32, u32, u32)>,
     /// A Localhost seccomp profile, read and parsed.
     pub seccomp: Option<Value>,
+    /// Bits of the capabilities that podwright does not have itself and so cannot give, in a container of an outer runtime.
+    pub lacking: u64,
 }
 
 /// The OCI runtime spec of a container.
@@ -129,7 +131,7 @@ pub fn spec(
         )));
     }
     let security = &container.security;
-    let caps: Vec<String> = capabilities(container)?.iter().map(|c| format!("CAP_{c}")).collect();
+    let caps: Vec<String> = capabilities(container, host.lacking)?.iter().map(|c| format!("CAP_{c}")).collect();
     let rlimits: Vec<Value> = security
         .rlimits
         .iter()
@@ -227,14 +229,18 @@ fn env(pod: &PodConfig, container: &ContainerConfig, image: &ImageConfig, host: 
     all
 }
 
-/// The capabilities a container gets, in the kernel's order.
+/// The capabilities a container gets, in the kernel's order. All of them are all that podwright has, as in containerd.
 ///
 /// # Errors
-/// `InvalidArgument` for a name the kernel does not have.
-pub fn capabilities(container: &ContainerConfig) -> Result<Vec<&'static str>> {
+/// `InvalidArgument` for a name the kernel does not have, `Unsupported` for one in `lacking`.
+pub fn capabilities(container: &ContainerConfig, lacking: u64) -> Result<Vec<&'static str>> {
     let security = &container.security;
+    let every = std::array::from_fn(|at| lacking & (1 << at) == 0);
+    let names = |held: [bool; CAPABILITIES.len()]| {
+        CAPABILITIES.iter().zip(held).filter(|(_, held)| *held).map(|(name, _)| *name).collect()
+    };
     if security.privileged {
-        return Ok(CAPABILITIES.to_vec());
+        return Ok(names(every));
     }
     let known = |name: &str| -> Result<usize> {
         let bare = name.to_ascii_uppercase();
@@ -249,7 +255,7 @@ pub fn capabilities(container: &ContainerConfig) -> Result<Vec<&'static str>> {
     let all = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case("ALL"));
     let mut held = CAPABILITIES.map(|c| DEFAULT_CAPABILITIES.contains(&c));
     if all(&security.add_capabilities) {
-        held.fill(true);
+        held = every;
     }
     if all(&security.drop_capabilities) {
         held.fill(false);
@@ -258,12 +264,18 @@ pub fn capabilities(container: &ContainerConfig) -> Result<Vec<&'static str>> {
         names.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")).map(|n| known(n)).collect::<Result<Vec<_>>>()
     };
     for at in single(&security.add_capabilities)? {
+        if lacking & (1 << at) != 0 {
+            return Err(Error::unsupported(format!(
+                "container {:?}: capability {:?} is not podwright's to give: it runs without it itself",
+                container.name, CAPABILITIES[at]
+            )));
+        }
         held[at] = true;
     }
     for at in single(&security.drop_capabilities)? {
         held[at] = false;
     }
-    Ok(CAPABILITIES.iter().zip(held).filter(|(_, held)| *held).map(|(name, _)| *name).collect())
+    Ok(names(held))
 }
 
 fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Value {
@@ -493,15 +505,30 @@ mod tests {
     fn all_is_taken_before_single_capabilities() {
         let with = |add: &[&str], drop: &[&str]| {
             let to = |s: &[&str]| s.iter().map(|s| (*s).to_owned()).collect();
-            capabilities(&ContainerConfig {
-                security: Security { add_capabilities: to(add), drop_capabilities: to(drop), ..Security::default() },
-                ..ContainerConfig::default()
-            })
+            let security = Security { add_capabilities: to(add), drop_capabilities: to(drop), ..Security::default() };
+            capabilities(&ContainerConfig { security, ..ContainerConfig::default() }, 0)
         };
         assert_eq!(with(&["NET_ADMIN"], &["ALL"]).expect("valid"), ["NET_ADMIN"]);
         assert_eq!(with(&["ALL"], &["CAP_SYS_ADMIN"]).expect("valid").len(), CAPABILITIES.len() - 1);
         assert_eq!(with(&[], &[]).expect("valid").len(), DEFAULT_CAPABILITIES.len());
         assert!(with(&["NET_ADMINN"], &[]).expect_err("unknown").to_string().contains("NET_ADMINN"));
+    }
+
+    #[test]
+    fn what_podwright_lacks_itself_is_in_no_all_and_refused_by_name() {
+        let without = |security| {
+            let at = CAPABILITIES.iter().position(|name| *name == "SYS_RESOURCE").expect("a name");
+            capabilities(&ContainerConfig { security, ..ContainerConfig::default() }, 1 << at)
+        };
+        let names = |name: &str| vec![name.to_owned()];
+        let all = CAPABILITIES.len() - 1;
+        assert_eq!(without(Security { privileged: true, ..Security::default() }).expect("valid").len(), all);
+        assert_eq!(
+            without(Security { add_capabilities: names("ALL"), ..Security::default() }).expect("valid").len(),
+            all
+        );
+        let e = without(Security { add_capabilities: names("SYS_RESOURCE"), ..Security::default() });
+        assert!(e.expect_err("lacking").to_string().contains("SYS_RESOURCE"));
     }
 
     #[test]

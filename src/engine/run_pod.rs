@@ -5,7 +5,7 @@
 
 use super::events::{Event, EventKind};
 use super::pod::{Pod, listen};
-use super::shim::{Birth, Shim, spawn, unexpected};
+use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
 use super::{Engine, blocking, etc, mkdir_all, sweep};
 use crate::cgroup::Cgroup;
@@ -19,7 +19,6 @@ use crate::sys;
 use crate::sys::fs::Access;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -241,7 +240,7 @@ impl Engine {
 
     async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup) -> Result<()> {
         let config = &pod.record.config;
-        let socket = UnixListener::bind(self.paths().shim_socket(pod.id())).context(|| "make the shim's socket")?;
+        let socket = listen_at(&self.paths().shim_socket(pod.id()))?;
         let request = Sandbox {
             pod: pod.id().clone(),
             dir: self.paths().pod(pod.id()),

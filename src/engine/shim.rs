@@ -7,8 +7,8 @@ use crate::sys;
 use crate::wire::{self, Event, HEADER_BYTES, MAX_FDS, Reply, Request, ToEngine, ToShim};
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -87,15 +87,36 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
     Ok((child, ours.into()))
 }
 
+/// Makes the socket at `path` that a shim will listen on.
+///
+/// # Errors
+/// `Internal` when it cannot be made.
+pub fn listen_at(path: &Path) -> Result<UnixListener> {
+    let doing = || format!("make socket {}", path.display());
+    let (_dir, short) = short_path(path).context(doing)?;
+    UnixListener::bind(short).context(doing)
+}
+
 /// Connects to a shim that is there already.
 ///
 /// # Errors
 /// `Unavailable` when nobody listens.
 pub fn connect(socket: &Path) -> Result<OwnedFd> {
-    let stream = UnixStream::connect(socket)
+    let stream = short_path(socket)
+        .and_then(|(_dir, short)| UnixStream::connect(short))
         .context(|| format!("connect to {}", socket.display()))
         .map_err(|e| e.with_kind(Kind::Unavailable))?;
     Ok(stream.into())
+}
+
+/// A name of at most 108 bytes for a socket (unix(7), `sun_path`): by its directory, which must stay open meanwhile. The ids in
+/// our paths leave 14 of them to the state directory, exactly the length of `/run/podwright`.
+fn short_path(socket: &Path) -> std::io::Result<(OwnedFd, PathBuf)> {
+    use std::os::fd::AsRawFd;
+    let dir = sys::fs::open_dir(socket.parent().unwrap_or(Path::new("/")))?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+    let short = short.join(socket.file_name().unwrap_or_default());
+    Ok((dir, short))
 }
 
 impl Shim {
@@ -264,4 +285,21 @@ fn take_frame(bytes: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
 /// The instance a shim belongs to, for people.
 pub fn instance_name(instance: Option<&InstanceId>) -> String {
     instance.map_or_else(|| "the daemon".to_owned(), |i| format!("run {i}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_may_have_a_longer_path_than_an_address_has_room_for() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let dir = temp.path().join("d".repeat(200));
+        std::fs::create_dir(&dir).expect("mkdir");
+        let path = dir.join("shim.sock");
+        let listener = listen_at(&path).expect("bind");
+        let _connection = connect(&path).expect("connect");
+        listener.accept().expect("accept");
+        assert_eq!(connect(&dir.join("other.sock")).expect_err("nobody").kind(), Kind::Unavailable);
+    }
 }

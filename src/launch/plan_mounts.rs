@@ -289,6 +289,10 @@ impl Options {
 const DEFAULT_DEVICES: [(&str, (u32, u32)); 6] =
     [("null", (1, 3)), ("zero", (1, 5)), ("full", (1, 7)), ("random", (1, 8)), ("urandom", (1, 9)), ("tty", (5, 0))];
 
+/// What the launcher makes itself: the container's own terminal, and the way to its own pseudo terminals. A privileged container's
+/// list of the host's devices has the host's, which runc passes over as well (rootfs_linux.go, createDevices).
+const NOT_DEVICES: [&[u8]; 2] = [b"console", b"ptmx"];
+
 /// The nodes of /dev: those of the spec, and the default ones that it does not name.
 pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
     let listed = spec.linux().as_ref().and_then(|l| l.devices().as_deref()).unwrap_or_default();
@@ -302,6 +306,9 @@ pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
         let Some(path) = path.to_bytes().strip_prefix(b"dev/") else {
             return Err(refused(format!("{field}: devices are made below /dev only")));
         };
+        if NOT_DEVICES.contains(&path) {
+            continue;
+        }
         let number = |n: i64| u32::try_from(n).map_err(|_| refused(format!("{field}: {n} is no device number")));
         let (kind, mode) = match device.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U => (NodeKind::Char, 0o666),

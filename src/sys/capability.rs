@@ -10,6 +10,14 @@ pub fn bit(name: &str) -> Option<u64> {
 /// CAP_SYS_ADMIN's bit: what loading a seccomp filter without no_new_privs takes, seccomp(2).
 pub const SYS_ADMIN: u64 = 1 << 21;
 
+/// What this process may make effective: its permitted set, capget(2).
+///
+/// # Errors
+/// Those of capget(2).
+pub fn permitted() -> io::Result<u64> {
+    Ok(rustix::thread::capabilities(None)?.permitted.bits())
+}
+
 /// Sets all three at once: `capset` of one's own, capset(2).
 ///
 /// # Errors

@@ -1,0 +1,432 @@
+//! `podwright run`, the binary, on the real kernel: exit codes, output, order, restarts, sharing, confinement. After each test
+//! the machine is as it was before.
+
+mod fixtures;
+
+use fixtures::machine::{Machine, PATIENCE, pod, probe_dir, script, until};
+use fixtures::pod::{section, status};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+
+/// A manifest with these containers (`name: script`), restarted never.
+fn containers(list: &str, of: &[(&str, &str)]) -> String {
+    let items = of.iter().map(|(name, script)| {
+        format!("  - name: {name}\n    image: busybox\n    command: [sh, -c, {script:?}]\n    volumeMounts: [{{name: work, mountPath: /work}}]\n")
+    });
+    format!("  {list}:\n{}", items.collect::<String>())
+}
+
+fn pod_of(init: &[(&str, &str)], apps: &[(&str, &str)], more: &str) -> String {
+    let init = if init.is_empty() { String::new() } else { containers("initContainers", init) };
+    let volume = "  volumes: [{name: work, emptyDir: {}}]\n";
+    pod(&format!("{more}{init}{}{volume}", containers("containers", apps)))
+}
+
+const NEVER: &str = "  restartPolicy: Never\n";
+
+#[test]
+fn output_and_exit_code_are_the_command_s() {
+    let machine = Machine::with_busybox();
+    let ended = machine.run(&script("echo out; echo err >&2; printf unended", ""));
+    ended.code(0);
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("out\nunended", "err\n"));
+    let ended = machine.run(&script("exit 7", ""));
+    ended.code(7);
+    assert_eq!(ended.stderr, "podwright: container c ended with 7 (Error)\n");
+    let ended = machine.run_with(&script("echo out; exit 3", ""), &["--quiet"]);
+    ended.code(3);
+    assert_eq!(ended.stdout, "");
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_command_that_cannot_run_is_126_or_127_and_says_so() {
+    let machine = Machine::with_busybox();
+    let command = |path: &str| {
+        pod(&format!("  restartPolicy: Never\n  containers:\n  - {{name: c, image: busybox, command: [{path}]}}\n"))
+    };
+    for (path, code) in [("/bin/nothing", 127), ("nothing", 127), ("/etc/passwd", 126), ("/etc", 126)] {
+        let ended = machine.run(&command(path));
+        ended.code(code);
+        assert!(ended.stderr.contains("container c ended with 128 (StartError): "), "{}", ended.stderr);
+        assert!(ended.stderr.contains(path), "{}", ended.stderr);
+        machine.assert_as_before();
+    }
+}
+
+#[test]
+fn death_by_a_signal_is_128_and_its_number() {
+    let machine = Machine::with_busybox();
+    for signal in [9, 15] {
+        let shared = "  shareProcessNamespace: true\n";
+        machine.run(&(script(&format!("kill -{signal} $$$$; sleep 1000"), "") + shared)).code(128 + signal);
+    }
+    machine.assert_as_before();
+}
+
+#[test]
+fn lines_of_several_containers_have_their_names_before_them() {
+    let machine = Machine::with_busybox();
+    let ended = machine.run(&pod_of(
+        &[("prepare", "echo 0")],
+        &[("a", "echo 1; echo 2 >&2"), ("longer", "echo 3; exit 4")],
+        NEVER,
+    ));
+    ended.code(4);
+    let mut lines: Vec<_> = ended.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["a       | 1", "longer  | 3", "prepare | 0"]);
+    assert!(ended.stderr.lines().any(|line| line == "a       | 2"), "{}", ended.stderr);
+    machine.assert_as_before();
+}
+
+#[test]
+fn init_containers_run_one_after_another_and_before_all_others() {
+    let machine = Machine::with_busybox();
+    let slow = "test ! -e /work/running; touch /work/running; sleep 0.3; rm /work/running; echo $0 >> /work/order";
+    let ended = machine.run(&pod_of(
+        &[("one", &slow.replace("$0", "one")), ("two", &slow.replace("$0", "two"))],
+        &[("app", "cat /work/order; ls /work")],
+        NEVER,
+    ));
+    ended.code(0);
+    assert_eq!(ended.stdout, "app | one\napp | two\napp | order\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_failing_init_container_means_that_no_app_ever_existed() {
+    let machine = Machine::with_busybox();
+    let told = machine.dir("told");
+    let manifest = pod_of(
+        &[("first", "exit 0"), ("fails", "exit 9"), ("third", "touch /work/third")],
+        &[("app", "touch /work/app"), ("other", "touch /work/other")],
+        NEVER,
+    );
+    let manifest = manifest.replace("emptyDir: {}", &format!("hostPath: {{path: {}}}", told.display()));
+    let ended = machine.run(&manifest);
+    ended.code(9);
+    assert_eq!(fs::read_dir(&told).expect("list").count(), 0, "nothing after it ran");
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_container_is_started_again_only_when_its_policy_says_so() {
+    let machine = Machine::with_busybox();
+    let second_time_ok = "test -e /work/been && echo again && exit 0; touch /work/been; echo first; exit 5";
+    let ended = machine.run(&pod_of(&[], &[("c", second_time_ok)], "  restartPolicy: OnFailure\n"));
+    ended.code(0);
+    assert_eq!(ended.stdout, "first\nagain\n");
+    let ended = machine.run(&pod_of(&[], &[("c", second_time_ok)], NEVER));
+    ended.code(5);
+    assert_eq!(ended.stdout, "first\n");
+    let ended =
+        machine.run_with(&pod_of(&[], &[("c", "echo x >> /work/n; wc -l < /work/n")], ""), &["--timeout", "2s"]);
+    ended.code(124);
+    assert!(ended.stdout.contains('1') && ended.stderr.contains("container c is started again in 10 s"), "{ended:?}");
+    machine.assert_as_before();
+}
+
+#[test]
+fn two_containers_that_wait_for_each_other_at_fifos_both_end() {
+    let machine = Machine::with_busybox();
+    let ended = machine.run(&pod_of(
+        &[("make", "mkfifo /work/a /work/b")],
+        &[("left", "echo l > /work/a; cat /work/b"), ("right", "read x < /work/a; echo r$x > /work/b")],
+        NEVER,
+    ));
+    ended.code(0);
+    assert_eq!(ended.stdout, "left  | rl\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn namespaces_are_the_pod_s_or_the_host_s() {
+    let machine = Machine::with_busybox();
+    let kinds = ["net", "ipc", "uts", "pid", "mnt", "cgroup"];
+    let of_host = kinds.map(|kind| fs::read_link(format!("/proc/self/ns/{kind}")).expect("ns").display().to_string());
+    let look = "for n in net ipc uts pid mnt cgroup; do readlink /proc/self/ns/$n; done";
+    let shared_with_host = |fields: &str| {
+        let ended = machine.run(&(script(look, "") + fields));
+        ended.code(0);
+        let seen: Vec<_> = ended.stdout.lines().collect();
+        assert_eq!(seen.len(), kinds.len(), "{seen:?}");
+        kinds
+            .iter()
+            .zip(seen)
+            .zip(&of_host)
+            .filter(|((_, seen), host)| seen == host)
+            .map(|((k, _), _)| *k)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shared_with_host(""), Vec::<&str>::new());
+    assert_eq!(shared_with_host("  hostNetwork: true\n"), ["net", "uts"]);
+    assert_eq!(shared_with_host("  hostIPC: true\n"), ["ipc"]);
+    assert_eq!(shared_with_host("  hostPID: true\n"), ["pid"]);
+    machine.assert_as_before();
+}
+
+#[test]
+fn containers_of_a_pod_see_each_other_s_processes_only_when_they_share_them() {
+    let machine = Machine::with_busybox();
+    let both = [
+        ("a", "touch /work/a; until test -e /work/done; do sleep 0.05; done"),
+        (
+            "b",
+            "until test -e /work/a; do sleep 0.05; done; grep -l a; grep -hc /work/done /proc/[0-9]*/cmdline | sort -u; touch /work/done",
+        ),
+    ];
+    let both = [
+        both[0],
+        (
+            both[1].0,
+            "until test -e /work/a; do sleep 0.05; done; cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; touch /work/done",
+        ),
+    ];
+    let ended = machine.run(&pod_of(&[], &both, &format!("{NEVER}  shareProcessNamespace: true\n")));
+    ended.code(0);
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    assert_ne!(lines[0], "b | sh", "the first process is pause");
+    assert!(lines[1].trim_start_matches("b | ").parse::<u32>().expect("a number") >= 4, "{lines:?}");
+    let ended = machine.run(&pod_of(&[], &both, NEVER));
+    assert_eq!(ended.stdout.lines().next(), Some("b | sh"), "{ended:?}");
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_host_path_that_is_read_only_is_so_with_all_below_it() {
+    let machine = Machine::with_busybox();
+    let dir = machine.dir("data");
+    fs::write(dir.join("file"), "of the host\n").expect("write");
+    let manifest = script(
+        "cat /ro/file; echo x > /ro/file; echo y > /rw/new; mount -o remount,rw /ro",
+        "volumeMounts:\n- {name: v, mountPath: /ro, readOnly: true}\n- {name: v, mountPath: /rw}",
+    ) + &format!("  volumes: [{{name: v, hostPath: {{path: {}, type: Directory}}}}]\n", dir.display());
+    let ended = machine.run(&manifest);
+    assert_eq!(ended.stdout, "of the host\n");
+    assert!(ended.stderr.contains("can't create /ro/file: Read-only file system"), "{}", ended.stderr);
+    assert_eq!(fs::read_to_string(dir.join("file")).expect("read"), "of the host\n");
+    assert_eq!(fs::read_to_string(dir.join("new")).expect("read"), "y\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn the_environment_is_expanded_as_kubernetes_does() {
+    let machine = Machine::with_busybox();
+    let more = "args: [\"$(B)\", \"$$(B)\", \"$(NONE)\"]
+env:
+- {name: A, value: one}
+- {name: B, value: \"$(A)-two\"}
+- {name: C, value: \"$(LATER) $$(A)\"}
+- {name: LATER, value: x}
+- {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
+resources: {limits: {cpu: 250m}}";
+    let ended = machine.run(&script("echo \"$B|$C|$NAME|$CPU|$0 $1 $2|$HOSTNAME|$PATH\"", more));
+    ended.code(0);
+    assert_eq!(
+        ended.stdout,
+        "one-two|$(LATER) $(A)|p|250|one-two $(B) $(NONE)|p|/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    );
+    machine.assert_as_before();
+}
+
+/// What PROBE-IN prints in a container with these fields.
+fn probe(machine: &Machine, pod_fields: &str, container_fields: &str) -> String {
+    let dir = probe_dir(machine);
+    let fields: String = container_fields.lines().map(|line| format!("    {line}\n")).collect();
+    let ended = machine.run(&pod(&format!(
+        "{NEVER}{pod_fields}  containers:
+  - name: c
+    image: busybox
+    command: [/probe/probe, /new-file, /etc/passwd]
+    volumeMounts: [{{name: probe, mountPath: /probe, readOnly: true}}]
+{fields}  volumes: [{{name: probe, hostPath: {{path: {}}}}}]
+",
+        dir.display()
+    )));
+    ended.code(0);
+    machine.assert_as_before();
+    ended.stdout
+}
+
+/// The lines of /proc/self/status that say what a process may do, in one string.
+fn powers(text: &str) -> String {
+    let keys = ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
+    keys.map(|key| format!("{key} {}", status(text, key))).join("\n")
+}
+
+const NO_CAPABILITIES: &str = "0000000000000000";
+
+#[test]
+fn a_container_that_asks_for_nothing_is_confined_as_in_every_runtime() {
+    let machine = Machine::with_busybox();
+    let text = probe(&machine, "", "");
+    let default = "00000000a80425fb";
+    assert_eq!(
+        powers(&text),
+        format!(
+            "Uid 0 0 0 0\nGid 0 0 0 0\nGroups 0\nCapInh {NO_CAPABILITIES}\nCapPrm {default}\nCapEff {default}\n\
+             CapBnd {default}\nCapAmb {NO_CAPABILITIES}\nNoNewPrivs 0\nSeccomp 2"
+        )
+    );
+    assert_eq!(section(&text, "fd").lines().map(|l| &l[..1]).collect::<String>(), "012");
+    assert_eq!(section(&text, "cwd"), "/");
+    assert_eq!(section(&text, "cgroup").lines().last(), Some("0::/"));
+    assert_eq!(section(&text, "path /etc/passwd").lines().last(), Some("writable"));
+    assert_eq!(section(&text, "hostname"), "p");
+    assert_eq!(section(&text, "pid"), "1");
+}
+
+#[test]
+fn a_container_has_the_user_groups_and_capabilities_that_it_asks_for() {
+    let machine = Machine::with_busybox();
+    let text = probe(
+        &machine,
+        "  securityContext: {runAsUser: 1000, runAsGroup: 3000, supplementalGroups: [4000, 5000], fsGroup: 6000, seccompProfile: {type: Unconfined}}\n",
+        "securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}",
+    );
+    let one = "0000000000000400"; // CAP_NET_BIND_SERVICE, capability.h
+    assert_eq!(
+        powers(&text),
+        format!(
+            "Uid 1000 1000 1000 1000\nGid 3000 3000 3000 3000\nGroups 3000 4000 5000 6000\nCapInh {NO_CAPABILITIES}\n\
+             CapPrm {NO_CAPABILITIES}\nCapEff {NO_CAPABILITIES}\nCapBnd {one}\nCapAmb {NO_CAPABILITIES}\nNoNewPrivs 1\nSeccomp 0"
+        )
+    );
+    let root = section(&text, "mountinfo").lines().next().expect("root").to_owned();
+    assert!(root.split(' ').nth(5).expect("options").split(',').any(|option| option == "ro"), "{root}");
+    assert!(section(&text, "path /new-file").ends_with("(os error 2)"), "{text}");
+}
+
+#[test]
+fn a_container_s_own_security_context_wins_over_the_pod_s() {
+    let machine = Machine::with_busybox();
+    let text = probe(
+        &machine,
+        "  securityContext: {runAsUser: 1000, runAsNonRoot: true, seccompProfile: {type: Unconfined}}\n",
+        "securityContext: {runAsUser: 1001, seccompProfile: {type: RuntimeDefault}, privileged: false}",
+    );
+    assert_eq!(status(&text, "Uid"), "1001 1001 1001 1001");
+    assert_eq!((status(&text, "Gid"), status(&text, "Groups")), ("0 0 0 0".into(), "0".into()));
+    assert_eq!(status(&text, "Seccomp"), "2");
+    assert_eq!(status(&text, "CapEff"), NO_CAPABILITIES);
+}
+
+#[test]
+fn an_image_that_would_run_as_root_is_refused_where_root_is() {
+    let machine = Machine::with_busybox();
+    let ended = machine.run(&script("echo ran", "securityContext: {runAsNonRoot: true}"));
+    assert_ne!(ended.status.code(), Some(0));
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains("runAsNonRoot") || ended.stderr.contains("root"), "{}", ended.stderr);
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_privileged_container_has_every_capability_that_podwright_has() {
+    let machine = Machine::with_busybox();
+    let text = probe(&machine, "", "securityContext: {privileged: true}");
+    let own = fs::read_to_string("/proc/self/status").expect("status");
+    let bounding = own.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("CapBnd").trim();
+    assert_eq!((status(&text, "CapEff").as_str(), status(&text, "Seccomp").as_str()), (bounding, "0"));
+}
+
+/// A container that says so in its log, and what it does at SIGTERM.
+fn waits(at_term: &str, grace: u32) -> String {
+    script(&format!("trap '{at_term}' TERM; echo up; while :; do sleep 0.05; done"), "")
+        + &format!("  terminationGracePeriodSeconds: {grace}\n")
+}
+
+/// Whether some log of the machine has a line.
+fn logged(dir: &Path, line: &str) -> bool {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| match path.is_dir() {
+        true => logged(&path, line),
+        false => fs::read_to_string(&path).is_ok_and(|text| text.lines().any(|l| l.ends_with(&format!(" F {line}")))),
+    })
+}
+
+fn up(machine: &Machine, manifest: &str, args: &[&str]) -> fixtures::machine::Running {
+    let mut running = machine.start(manifest, args);
+    let logs = machine.root().join("pods");
+    running.until("the container is up", || logged(&logs, "up"));
+    running
+}
+
+#[test]
+fn ctrl_c_stops_gracefully_and_is_130() {
+    let machine = Machine::with_busybox();
+    let running = up(&machine, &waits("echo stopping; exit 0", 30), &[]);
+    running.signal(SIGINT);
+    let ended = running.wait();
+    ended.code(130);
+    assert_eq!(ended.stdout, "up\nstopping\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn sigterm_stops_gracefully_with_the_container_s_code() {
+    let machine = Machine::with_busybox();
+    let running = up(&machine, &waits("exit 6", 30), &[]);
+    running.signal(SIGTERM);
+    running.wait().code(6);
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_second_ctrl_c_kills_at_once() {
+    let machine = Machine::with_busybox();
+    let running = up(&machine, &waits("echo not yet", 3600), &[]);
+    running.signal(SIGINT);
+    until(PATIENCE, || if logged(&machine.root().join("pods"), "not yet") { Ok(()) } else { Err("no SIGTERM".into()) });
+    let began = Instant::now();
+    running.signal(SIGINT);
+    running.wait().code(130);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_timeout_stops_with_the_grace_period_and_is_124() {
+    let machine = Machine::with_busybox();
+    let began = Instant::now();
+    let ended = machine.run_with(&waits("echo bye; exit 0", 30), &["--timeout", "1s"]);
+    ended.code(124);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(ended.stdout, "up\nbye\n");
+    let ended = machine.run_with(&waits("echo no", 2), &["--timeout", "1s"]);
+    ended.code(124);
+    assert!(ended.stderr.contains("137"), "the grace period is over: {}", ended.stderr);
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_pod_on_its_own_network_has_a_loopback_and_nothing_else() {
+    let machine = Machine::with_busybox();
+    let ended = machine.run(&script(
+        "(echo served | nc -l -p 8080 &); until nc 127.0.0.1 8080 </dev/null; do sleep 0.05; done 2>/dev/null; ls /sys/class/net",
+        "",
+    ));
+    ended.code(0);
+    assert_eq!(ended.stdout, "served\nlo\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn standard_input_is_a_manifest_with_several_pods() {
+    let machine = Machine::with_busybox();
+    let list = script("echo one", "") + "---\n" + &script("echo two; exit 2", "").replace("name: p}", "name: q}");
+    let mut command = machine.podwright(["run", "-"]);
+    command.stdin(fs::File::open(machine.manifest(&list)).expect("open"));
+    let ended = fixtures::machine::Running::of(command).wait();
+    ended.code(2);
+    let mut lines: Vec<_> = ended.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["c | one", "c | two"]);
+    machine.assert_as_before();
+}
