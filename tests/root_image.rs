@@ -771,7 +771,13 @@ fn names_move_and_an_image_goes_with_its_last_one_unless_it_is_used() {
     place.import(&place.put(&layout(std::slice::from_ref(&two)))).unwrap();
     assert_eq!(place.store.lookup("t.example/a:1").unwrap().id.to_string(), two.id());
     assert_eq!(place.store.lookup("t.example/b").unwrap().id.to_string(), one.id());
-    let used = || Ok(InUse { images: [image.id.clone()].into(), layers: image.layers.iter().cloned().collect() });
+    let used = || {
+        Ok(InUse {
+            images: [image.id.clone()].into(),
+            layers: image.layers.iter().cloned().collect(),
+            ..InUse::default()
+        })
+    };
     let e = place.store.remove("t.example/b", &used).unwrap_err();
     assert_eq!((e.kind(), e.to_string().contains("used by a container")), (Kind::FailedPrecondition, true));
     place.store.pin(&two.id(), true).unwrap();

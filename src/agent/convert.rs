@@ -39,6 +39,9 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// its restart policy; seconds of its grace period. They are podwright's own and no part of the metadata that containers see.
 pub const ROLES: &str = "podwright.dev/containers";
 pub const RESTART_POLICY: &str = "podwright.dev/restart-policy";
+/// The images that its containers name, separated by blanks: a container that waits to be started again has no record, and its image
+/// is to be there when it is.
+pub const IMAGES: &str = "podwright.dev/images";
 pub const GRACE_SECONDS: &str = "podwright.dev/grace-seconds";
 
 /// What the plan depends on beside the manifest.
@@ -253,6 +256,8 @@ impl Build<'_> {
         let all = inits.chain(spec.containers.iter().map(|c| (&c.name, "app")));
         let roles: Vec<String> = all.map(|(name, role)| format!("{name}={role}")).collect();
         annotations.insert(ROLES.into(), roles.join(","));
+        let images = spec.init_containers.iter().chain(&spec.containers).map(|c| c.image.value.as_str());
+        annotations.insert(IMAGES.into(), images.collect::<Vec<_>>().join(" "));
         annotations.insert(RESTART_POLICY.into(), format!("{:?}", spec.restart_policy));
         annotations.insert(GRACE_SECONDS.into(), spec.termination_grace_seconds.to_string());
         annotations

@@ -110,9 +110,9 @@ fn not_run(failure: Failure) -> Result<u8> {
     let code = match failure.errno {
         errno if errno == NOT_FOUND.1 => NOT_FOUND.0,
         errno if NOT_EXECUTABLE.1.contains(&errno) => NOT_EXECUTABLE.0,
-        _ => return Err(Error::from(failure).context("exec")),
+        _ => return Err(failure.into()),
     };
-    super::output::note(&format!("podwright: exec: {}", failure.message));
+    super::output::note(&format!("podwright: {}", failure.message));
     Ok(code)
 }
 

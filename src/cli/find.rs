@@ -3,14 +3,16 @@
 //!
 //! What is left of an instance whose `run` was killed is taken away first: a command never shows the dead as living.
 
-use super::{Session, run};
+use super::{Session, run, status};
+use crate::agent::convert;
 use crate::engine::query::{ContainerStatus, PodStatus};
 use crate::engine::{Engine, Options, sweep};
 use crate::error::{Context, Error, Result, did_you_mean};
 use crate::id::{ContainerId, PodId};
 use crate::image::gc::InUse;
+use crate::image::reference::Reference;
 use crate::state::paths::Paths;
-use crate::state::record::{self, ContainerRecord};
+use crate::state::record::{self, ContainerRecord, PodRecord};
 use std::path::Path;
 
 /// Digits of an id that are enough, when they are no name: fewer are a slip.
@@ -38,7 +40,7 @@ impl Found {
         }
     }
 
-    /// The newest attempt of each container, in the order in which the first ones were made.
+    /// The newest attempt of each container, in the order of the manifest.
     pub(super) fn current(&self) -> Vec<&ContainerStatus> {
         let mut current: Vec<&ContainerStatus> = Vec::new();
         for container in self.containers.iter().rev() {
@@ -47,7 +49,17 @@ impl Found {
                 None => current.push(container),
             }
         }
+        let roles = status::roles(&self.pod.record.config);
+        current.sort_by_key(|c| roles.iter().position(|(name, _)| *name == c.record.config.name));
         current
+    }
+
+    /// The one app container, for whoever names only the pod.
+    fn only_app(&self) -> Option<&ContainerStatus> {
+        let roles = status::roles(&self.pod.record.config);
+        let mut apps = roles.iter().filter(|(_, role)| *role == "app");
+        let (only, None) = (apps.next()?, apps.next()) else { return None };
+        self.current().into_iter().find(|c| c.record.config.name == only.0)
     }
 
     fn entry(&self) -> Entry {
@@ -123,7 +135,8 @@ pub(super) fn target(all: &[Found], word: &str) -> Result<Target> {
     })
 }
 
-/// The container that `word` stands for, with `-c` if that was given; a pod of one container needs no more than its name.
+/// The container that `word` stands for, with `-c` if that was given; a pod of one container (beside init containers and sidecars)
+/// needs no more than its name.
 ///
 /// # Errors
 /// As [`targets`]; `InvalidArgument` for a pod of several, listing them.
@@ -141,6 +154,9 @@ pub(super) fn container(all: &[Found], word: &str, name: Option<&str>) -> Result
     let chosen = match (name, current.as_slice()) {
         (Some(name), _) => current.iter().find(|c| c.record.config.name == name),
         (None, [only]) => Some(only),
+        (None, _) if found.only_app().is_some() => {
+            current.iter().find(|c| found.only_app().is_some_and(|a| a.record.id == c.record.id))
+        }
         (None, []) => return Err(Error::precondition(format!("pod {} has no container yet", found.name()))),
         (None, _) => {
             let why = format!("pod {} has several containers; name one: {}", found.name(), names.join(", "));
@@ -273,6 +289,10 @@ pub(super) fn in_use(paths: &Paths) -> Result<InUse> {
     let instances = sweep::instances(paths)?.into_iter().map(|(id, _)| paths.of_instance(id));
     for paths in instances.chain([paths.clone()]) {
         for pod in names::<PodId>(&paths.pods())? {
+            let record = record::read::<PodRecord>(&paths.pod_record(&pod))?;
+            let named =
+                record.as_ref().and_then(|r| r.config.annotations.get(convert::IMAGES)).map_or("", String::as_str);
+            in_use.names.extend(named.split(' ').filter_map(|name| Some(name.parse::<Reference>().ok()?.key())));
             for container in names::<ContainerId>(&paths.containers(&pod))? {
                 // Without a record it has no process, and will not get one: its making was interrupted.
                 let record = record::read::<ContainerRecord>(&paths.container_record(&pod, &container))?;

@@ -53,17 +53,17 @@ struct Lines;
 impl Progress for Lines {
     fn layer(&self, diff_id: &Digest, event: Event) {
         if let Some(text) = line(event) {
-            output::note(&format!("layer {} {text}", &diff_id.hex()[..12]));
+            output::note(&format!("layer {}: {text}", &diff_id.hex()[..12]));
         }
     }
 }
 
 fn line(event: Event) -> Option<String> {
     match event {
-        Event::Exists => Some("is in the store already".to_owned()),
-        Event::Started { bytes: Some(bytes) } => Some(format!("is unpacked, {}", units::size(bytes))),
-        Event::Started { bytes: None } => Some("is unpacked".to_owned()),
-        Event::Done => Some("is done".to_owned()),
+        Event::Exists => Some("in the store already".to_owned()),
+        Event::Started { bytes: Some(bytes) } => Some(format!("unpacking {}", units::size(bytes))),
+        Event::Started { bytes: None } => Some("unpacking".to_owned()),
+        Event::Done => Some("done".to_owned()),
         Event::Read { .. } => None,
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn progress_is_a_line_a_change_and_none_a_chunk() {
         assert_eq!(line(Event::Read { bytes: 1 }), None);
-        assert_eq!(line(Event::Started { bytes: Some(2 << 20) }).as_deref(), Some("is unpacked, 2Mi"));
+        assert_eq!(line(Event::Started { bytes: Some(2 << 20) }).as_deref(), Some("unpacking 2Mi"));
     }
 
     #[test]

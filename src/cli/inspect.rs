@@ -225,8 +225,6 @@ fn pod_text(page: &mut Page, view: &PodView) {
     page.gap();
     let entry = &view.entry;
     page.line(0, &format!("pod {}/{}", entry.namespace, entry.name));
-    let namespaces: Vec<String> =
-        view.namespaces.iter().map(|(kind, whose)| format!("{kind} of the {whose}")).collect();
     page.fields(
         1,
         &[
@@ -242,7 +240,7 @@ fn pod_text(page: &mut Page, view: &PodView) {
             ("restart policy", entry.restart_policy.clone()),
             ("grace period", format!("{}s", entry.grace_seconds)),
             ("hostname", if view.hostname.is_empty() { "the node's".to_owned() } else { view.hostname.clone() }),
-            ("namespaces", namespaces.join(", ")),
+            ("namespaces", plan_text::namespaces(&view.namespaces)),
             ("cgroup", entry.cgroup.clone()),
             ("logs", view.log_directory.clone().unwrap_or_default()),
             ("`run`", number(view.owner_pid)),
@@ -256,7 +254,7 @@ fn pod_text(page: &mut Page, view: &PodView) {
     page.list(1, "resolv.conf:", view.resolv_conf.iter().flat_map(|text| text.lines()).map(str::to_owned));
     page.list(1, "host aliases:", view.host_aliases.iter().cloned());
     limits_text(page, &view.limits);
-    page.list(1, "warnings:", view.warnings.iter().cloned());
+    page.list(1, "warnings:", plan_text::grouped(&view.warnings));
     let row = |c: &ps::Entry| {
         [c.name.clone(), c.attempt.to_string(), c.state_text(), number(c.pid), c.image.clone(), c.id[..12].to_owned()]
     };
@@ -310,7 +308,7 @@ fn container_text(page: &mut Page, view: &ContainerView) {
         ],
     );
     limits_text(page, &view.limits);
-    page.list(1, "warnings:", view.warnings.iter().cloned());
+    page.list(1, "warnings:", plan_text::grouped(&view.warnings));
     plan_text::process(page, 1, &view.spec);
     page.list(1, "layers, the lowest first:", view.layers.iter().cloned());
 }

@@ -119,7 +119,10 @@ fn bits(names: &Value, last: u32) -> u64 {
 fn capabilities(name: &str, expected: u64, found: &str) -> Check {
     let is = u64::from_str_radix(found, 16).ok();
     let show = |set: u64| if set == 0 { "none".to_owned() } else { capability_names(set) };
-    let check = Check::new(name, show(expected), is.map_or_else(|| found.to_owned(), show));
+    let mut check = Check::new(name, show(expected), is.map_or_else(|| found.to_owned(), show));
+    if let Some(more) = is.map(|is| is & !expected).filter(|more| *more != 0) {
+        check.note = format!("more than it was given: {}", capability_names(more));
+    }
     check.excused(is.is_some_and(|is| is & !expected == 0), "the program gave some up")
 }
 

@@ -3,12 +3,12 @@
 use super::output::Page;
 use super::planner::{ContainerView, Limit, PodView};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The plan of one pod.
 pub(super) fn pod(page: &mut Page, pod: &PodView) {
     page.gap();
     page.line(0, &format!("pod {}/{}", pod.namespace, pod.name));
-    let namespaces: Vec<String> = pod.namespaces.iter().map(|(kind, whose)| format!("{kind} of the {whose}")).collect();
     page.fields(
         1,
         &[
@@ -18,7 +18,7 @@ pub(super) fn pod(page: &mut Page, pod: &PodView) {
             ("grace period", format!("{}s", pod.termination_grace_seconds)),
             ("deadline", pod.active_deadline_seconds.map(|s| format!("{s}s")).unwrap_or_default()),
             ("hostname", if pod.hostname.is_empty() { "the node's".to_owned() } else { pod.hostname.clone() }),
-            ("namespaces", namespaces.join(", ")),
+            ("namespaces", namespaces(&pod.namespaces)),
             ("cgroup", pod.cgroup.clone()),
         ],
     );
@@ -45,6 +45,48 @@ pub(super) fn pod(page: &mut Page, pod: &PodView) {
     problems(page, "`run` would refuse it on this host:", &pod.refusals);
 }
 
+/// `ipc, network and uts of the pod; cgroup, mount and pid of the container`.
+pub(super) fn namespaces(all: &BTreeMap<&'static str, &'static str>) -> String {
+    let mut owners: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (kind, whose) in all {
+        match owners.iter_mut().find(|(owner, _)| owner == whose) {
+            Some((_, kinds)) => kinds.push(kind),
+            None => owners.push((whose, vec![kind])),
+        }
+    }
+    let text = owners.iter().map(|(whose, kinds)| format!("{} of the {whose}", and(kinds)));
+    text.collect::<Vec<_>>().join("; ")
+}
+
+/// `a, b and c`.
+fn and(words: &[&str]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+/// Warnings of limits with the same cause as one: `cpu.max and cpu.weight cannot be enforced: WHY`.
+pub(super) fn grouped(warnings: &[String]) -> Vec<String> {
+    const MIDDLE: &str = " cannot be enforced: ";
+    let mut causes: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut rest = Vec::new();
+    for warning in warnings {
+        // `FILE ASKED of CGROUP cannot be enforced: WHY`
+        let Some((what, why)) = warning.split_once(MIDDLE) else {
+            rest.push(warning.clone());
+            continue;
+        };
+        let file = what.split(' ').next().unwrap_or(what);
+        match causes.iter_mut().find(|(cause, _)| *cause == why) {
+            Some((_, files)) => files.push(file),
+            None => causes.push((why, vec![file])),
+        }
+    }
+    let grouped = causes.iter().map(|(why, files)| format!("{}{MIDDLE}{why}", and(files)));
+    grouped.chain(rest).collect()
+}
+
 fn problems(page: &mut Page, heading: &str, sentences: &[String]) {
     if !sentences.is_empty() {
         page.gap();
@@ -58,10 +100,7 @@ fn order(containers: &[ContainerView]) -> String {
     let mut steps: Vec<String> =
         before.map(|c| format!("{} {}", c.name, if c.role == "init" { "(to its end)" } else { "(sidecar)" })).collect();
     let apps: Vec<&str> = containers.iter().filter(|c| c.role == "app").map(|c| c.name.as_str()).collect();
-    steps.push(match apps.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last} together", rest.join(", ")),
-        _ => apps.join(""),
-    });
+    steps.push(if apps.len() > 1 { format!("{} together", and(&apps)) } else { apps.concat() });
     steps.join(", then ")
 }
 
@@ -115,10 +154,10 @@ pub(super) fn process(page: &mut Page, level: usize, spec: &Value) {
     page.list(level, "resource limits (soft, hard):", process["rlimits"].as_array().into_iter().flatten().map(limit));
     let mount = |mount: &Value| {
         let text = |key: &str| mount[key].as_str().unwrap_or_default().to_owned();
-        [text("destination"), text("type"), text("source"), strings(&mount["options"]).join(",")]
+        [text("destination"), text("type"), strings(&mount["options"]).join(","), text("source")]
     };
     let mounts = spec["mounts"].as_array().into_iter().flatten().map(mount);
-    page.table(level, "mounts:", ["DESTINATION", "TYPE", "SOURCE", "OPTIONS"], mounts);
+    page.table(level, "mounts:", ["DESTINATION", "TYPE", "OPTIONS", "SOURCE"], mounts);
     page.list(level, "environment:", strings(&process["env"]));
 }
 
@@ -155,6 +194,18 @@ mod tests {
     fn a_command_is_shown_as_a_shell_would_take_it() {
         let words = ["sh", "-c", "echo 'a b'", ""].map(str::to_owned);
         assert_eq!(quoted(&words), r"sh -c 'echo '\''a b'\''' ''");
+    }
+
+    #[test]
+    fn limits_with_one_cause_are_one_warning() {
+        let warnings = ["cpu.max 1 of /a cannot be enforced: x", "other", "cpu.weight 1 of /a cannot be enforced: x"];
+        assert_eq!(grouped(&warnings.map(str::to_owned)), ["cpu.max and cpu.weight cannot be enforced: x", "other"]);
+    }
+
+    #[test]
+    fn namespaces_are_grouped_by_whose_they_are() {
+        let all = BTreeMap::from([("ipc", "pod"), ("mount", "container"), ("network", "pod"), ("uts", "pod")]);
+        assert_eq!(namespaces(&all), "ipc, network and uts of the pod; mount of the container");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Entry {
     pub(super) fn new(found: &Found) -> Entry {
         let (record, summary) = (&found.pod.record, status::summary(found));
         let config = &record.config;
-        let own = [convert::ROLES, convert::RESTART_POLICY, convert::GRACE_SECONDS];
+        let own = [convert::ROLES, convert::RESTART_POLICY, convert::GRACE_SECONDS, convert::IMAGES];
         Entry {
             id: record.id.to_string(),
             name: config.name.clone(),

@@ -70,21 +70,33 @@ pub(super) fn run(args: &VerifyArgs, session: &Session) -> Result<u8> {
     match session.format {
         Format::Json => output::print_json(&Document { checks, differ })?,
         Format::Table => {
-            let row = |c: &Check| {
-                let result = if c.ok { "ok" } else { "DIFFERS" }.to_owned();
-                [c.subject.clone(), c.check.clone(), result, c.expected.clone(), c.found.clone(), c.note.clone()]
-            };
             if !checks.is_empty() {
-                let header = ["SUBJECT", "CHECK", "RESULT", "EXPECTED", "FOUND", "NOTE"];
-                output::print(&output::table(header, checks.iter().map(row)))?;
+                output::print(&output::table(
+                    ["SUBJECT", "CHECK", "RESULT", "KERNEL", "NOTE"],
+                    checks.iter().map(row),
+                ))?;
             }
-            output::note(&format!(
-                "{count} checks, {}",
-                if differ == 0 { "all ok".to_owned() } else { format!("{differ} differ") }
-            ));
+            let sum = if differ == 0 { "all ok".to_owned() } else { format!("{differ} differ") };
+            output::note(&format!("{count} checks, {sum}"));
         }
     }
     Ok(u8::from(differ > 0))
+}
+
+/// A row of the table: what was expected only where it is not what was found.
+fn row(check: &Check) -> [String; 5] {
+    /// Characters of a value; `-o json` has all of them.
+    const MAX_SHOWN: usize = 48;
+    let shown = |text: &str| match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    };
+    let (result, note) = match (check.ok, check.note.as_str()) {
+        (true, note) => ("ok", note.to_owned()),
+        (false, "") => ("DIFFERS", format!("expected {}", check.expected)),
+        (false, note) => ("DIFFERS", format!("expected {}; {note}", check.expected)),
+    };
+    [check.subject.clone(), check.check.clone(), result.to_owned(), shown(&check.found), note]
 }
 
 fn verify_pod(found: &Found) -> Result<Vec<Check>> {
@@ -105,7 +117,10 @@ fn limits(report: &Report) -> Vec<Check> {
         let kernel = row.kernel.clone().unwrap_or_else(|| "not enforced".to_owned());
         let why = report.warnings.iter().find(|w| w.starts_with(&format!("{} ", row.file)));
         let note = match (&row.kernel, &row.effective) {
-            (None, _) => why.cloned().unwrap_or_default(),
+            // The warning names file and cgroup, which stand in this row already.
+            (None, _) => {
+                why.map_or(String::new(), |w| w.split_once(": ").map_or(w.as_str(), |(_, why)| why).to_owned())
+            }
             (Some(kernel), Some(effective)) if kernel != effective => {
                 format!("in effect: {effective}, by a cgroup above")
             }

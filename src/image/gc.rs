@@ -18,6 +18,15 @@ pub struct InUse {
     pub images: BTreeSet<Digest>,
     /// As [`super::store::Image::layers`] gives them.
     pub layers: BTreeSet<PathBuf>,
+    /// [`Reference::key`]s by which pods will look for their images when they start a container again.
+    pub names: BTreeSet<String>,
+}
+
+impl InUse {
+    fn has(&self, id: &Digest, names: &NamesRecord) -> bool {
+        let named = |key: &String| names.names.get(key).is_some_and(|named| named.image == *id);
+        self.images.contains(id) || self.names.iter().any(named)
+    }
 }
 
 /// What was taken away.
@@ -46,7 +55,7 @@ impl Store {
     /// Removes a name, and with its last name the image; an id removes the image with all its names. `in_use` is asked under the lock.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` when the image would go and a container uses it; what `in_use` returns.
+    /// `NotFound`; `FailedPrecondition` when the image would go and a container uses it, or a pod the name; what `in_use` returns.
     pub fn remove(&self, text: &str, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
         let session = self.session()?;
         let lock = self.exclusive()?;
@@ -59,15 +68,17 @@ impl Store {
         if let Some(key) = key
             && others > 0
         {
+            if in_use()?.names.contains(&key) {
+                return Err(used(text));
+            }
             names.names.remove(&key);
             self.write_names(&names, &lock)?;
             removed.names.push(key);
             return Ok(removed);
         }
         let in_use = in_use()?;
-        if in_use.images.contains(&id) {
-            let why = format!("image {text} is used by a container; remove the container first");
-            return Err(Error::precondition(why));
+        if in_use.has(&id, &names) {
+            return Err(used(text));
         }
         forget(&mut names, &id, &mut removed);
         self.write_names(&names, &lock)?;
@@ -186,8 +197,12 @@ impl Store {
 
 /// Whether an image is one that `prune` takes.
 fn goes(image: &ImageRecord, which: Prune, in_use: &InUse, names: &NamesRecord) -> bool {
-    let kept = in_use.images.contains(&image.id) || names.pinned.contains(&image.id);
+    let kept = in_use.has(&image.id, names) || names.pinned.contains(&image.id);
     !kept && (which == Prune::Unused || !names.names.values().any(|n| n.image == image.id))
+}
+
+fn used(text: &str) -> Error {
+    Error::precondition(format!("image {text} is used by a container; stop its pod first"))
 }
 
 fn forget(names: &mut NamesRecord, id: &Digest, removed: &mut Removed) {
