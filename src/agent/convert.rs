@@ -35,6 +35,11 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Annotations that a pod's record gets: `NAME=init|sidecar|app` of each container, in the order of the file and separated by commas;
+/// its restart policy; seconds of its grace period. They are podwright's own and no part of the metadata that containers see.
+pub const ROLES: &str = "podwright.dev/containers";
+pub const RESTART_POLICY: &str = "podwright.dev/restart-policy";
+pub const GRACE_SECONDS: &str = "podwright.dev/grace-seconds";
 
 /// What the plan depends on beside the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -212,7 +217,7 @@ impl Build<'_> {
             uid: uid.clone(),
             attempt: 0,
             labels: self.labels(metadata.labels.clone()),
-            annotations: metadata.annotations.clone(),
+            annotations: self.annotations(metadata.annotations.clone()),
             hostname: etc::hostname(spec, &metadata.name),
             log_directory: self.facts.log_root.as_ref().map(logs),
             dns: etc::dns(spec, &self.facts.resolv_conf),
@@ -239,6 +244,18 @@ impl Build<'_> {
         labels.insert("io.kubernetes.pod.namespace".into(), metadata.namespace.clone());
         labels.insert("io.kubernetes.pod.uid".into(), self.scope.facts.uid.clone());
         labels
+    }
+
+    /// What the pod's record has to say beside the CRI's fields, for commands that see only records.
+    fn annotations(&self, mut annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let spec = &self.scope.pod.spec;
+        let inits = spec.init_containers.iter().map(|c| (&c.name, if c.is_sidecar() { "sidecar" } else { "init" }));
+        let all = inits.chain(spec.containers.iter().map(|c| (&c.name, "app")));
+        let roles: Vec<String> = all.map(|(name, role)| format!("{name}={role}")).collect();
+        annotations.insert(ROLES.into(), roles.join(","));
+        annotations.insert(RESTART_POLICY.into(), format!("{:?}", spec.restart_policy));
+        annotations.insert(GRACE_SECONDS.into(), spec.termination_grace_seconds.to_string());
+        annotations
     }
 
     /// Of app containers only, as the kubelet has it; on the host's network there is nothing to map.

@@ -162,7 +162,7 @@ mod tests {
         let path = dir.path().join("0.log");
         let mut tail = Tail::open(&path).expect("open");
         let mut seen = String::new();
-        let mut look = |tail: &mut Tail, seen: &mut String| {
+        let look = |tail: &mut Tail, seen: &mut String| {
             tail.read(|line| seen.push_str(std::str::from_utf8(line.text).expect("text"))).expect("read");
         };
         look(&mut tail, &mut seen);

@@ -62,6 +62,7 @@ fn log_tail(path: &Path) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test plants whole files")]
 mod tests {
     use super::*;
 

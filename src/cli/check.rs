@@ -1,7 +1,7 @@
 //! `podwright check`: what a manifest would do, without doing it.
 
 use super::output::{self, Format, Page};
-use super::plan::{Planner, PodView};
+use super::planner::{Planner, PodView};
 use super::{Session, plan_text};
 use crate::agent::manifest;
 use crate::agent::problem::ManifestErrors;

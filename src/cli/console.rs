@@ -79,11 +79,11 @@ fn show(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
     if !line.partial {
         bytes.push(b'\n');
     }
-    let _ = match line.stream {
-        // A closed pipe: the pod goes on.
+    let written = match line.stream {
         Stream::Stdout => std::io::stdout().lock().write_all(&bytes).and_then(|()| std::io::stdout().flush()),
         Stream::Stderr => std::io::stderr().lock().write_all(&bytes),
     };
+    let _ = written; // a closed pipe: the pod goes on
 }
 
 impl Observer for Console {

@@ -1,12 +1,29 @@
 //! `podwright exec`: not interactive yet.
 
-use super::{Session, without_engine};
-use crate::error::Result;
+use super::{Session, find, units};
+use crate::engine::exec::{ExecConfig, Streams};
+use crate::error::{Context, Error, Kind, Result};
+use crate::state::record::ExitStatus;
+use crate::wire::{Failure, UserChoice};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   podwright exec web/nginx -- nginx -t
-  podwright exec web -c nginx --timeout 5s -- cat /etc/nginx/nginx.conf";
+  podwright exec web -c nginx --timeout 5s -- cat /etc/nginx/nginx.conf
+  podwright exec -i db -- psql < schema.sql
+  podwright exec --user 65534 -e LANG=C --workdir /tmp web/nginx -- ls
+
+Exit codes:
+  the command's, 128+n when signal n ended it; 124 when --timeout was over; 126 not executable; 127 not found; 125 podwright's own.";
+
+/// Exit code when `--timeout` was over, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+/// Exit codes for a command that is not executable, and for one that is not there, as env(1) has them; and their errnos.
+const NOT_EXECUTABLE: (u8, [i32; 2]) = (126, [13, 8]);
+const NOT_FOUND: (u8, i32) = (127, 2);
 
 /// Runs a command in a running container and exits with its code
 #[derive(Debug, clap::Args)]
@@ -17,14 +34,108 @@ pub(super) struct ExecArgs {
     /// Container of the pod
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
+    /// Give it this command's standard input; else it has /dev/null
+    #[arg(short, long)]
+    interactive: bool,
+    /// Not in this version: give it a terminal
+    #[arg(short, long)]
+    tty: bool,
     /// Kill the command and all it started after this long (90s, 5m), and exit with 124
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
+    /// USER[:GROUP], numbers or names of the image, instead of the container's
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Directory to run it in, instead of the container's
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// NAME=VALUE, added to the container's environment
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
     /// Command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
-pub(super) fn run(_args: &ExecArgs, _session: &Session) -> Result<u8> {
-    without_engine("exec")
+pub(super) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
+    let config = config(args)?;
+    super::require_root("exec")?;
+    super::runtime()?.block_on(async {
+        let all = find::all(session).await?;
+        let (found, container) = find::container(&all, &args.target, args.container.as_deref())?;
+        let timed = config.timeout > Duration::ZERO;
+        match found.engine.try_exec(&container.record.id, config, streams(args.interactive)?).await {
+            Err(e) if timed && e.kind() == Kind::DeadlineExceeded => {
+                super::output::note(&format!("podwright: {e}"));
+                Ok(TIMED_OUT)
+            }
+            Err(e) => Err(e),
+            Ok(Err(failure)) => not_run(failure),
+            Ok(Ok(status)) => code(status),
+        }
+    })
+}
+
+fn config(args: &ExecArgs) -> Result<ExecConfig> {
+    if args.tty {
+        return Err(Error::unsupported("exec --tty: this version gives no terminal; leave -t out"));
+    }
+    if let Some(bad) = args.env.iter().find(|entry| entry.split_once('=').is_none_or(|(name, _)| name.is_empty())) {
+        return Err(Error::invalid(format!("--env {bad:?} is not NAME=VALUE")));
+    }
+    let timeout = args.timeout.as_deref().map(|text| units::duration("--timeout", text)).transpose()?;
+    if timeout == Some(Duration::ZERO) {
+        return Err(Error::invalid("--timeout 0 would kill the command at once; leave it out for no deadline"));
+    }
+    Ok(ExecConfig {
+        args: args.command.clone(),
+        env: args.env.clone(),
+        cwd: args.workdir.clone().unwrap_or_default(),
+        user: args.user.as_ref().map(|user| UserChoice { user: user.clone(), ..UserChoice::default() }),
+        timeout: timeout.unwrap_or_default(),
+    })
+}
+
+fn streams(interactive: bool) -> Result<Streams> {
+    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context(|| "duplicate a standard stream");
+    let stdin: OwnedFd = match interactive {
+        true => own(std::io::stdin().as_fd())?,
+        false => File::open("/dev/null").context(|| "open /dev/null")?.into(),
+    };
+    Ok(Streams { stdin, stdout: own(std::io::stdout().as_fd())?, stderr: own(std::io::stderr().as_fd())? })
+}
+
+/// The command could not be run.
+fn not_run(failure: Failure) -> Result<u8> {
+    let code = match failure.errno {
+        errno if errno == NOT_FOUND.1 => NOT_FOUND.0,
+        errno if NOT_EXECUTABLE.1.contains(&errno) => NOT_EXECUTABLE.0,
+        _ => return Err(Error::from(failure).context("exec")),
+    };
+    super::output::note(&format!("podwright: exec: {}", failure.message));
+    Ok(code)
+}
+
+fn code(status: ExitStatus) -> Result<u8> {
+    match status {
+        ExitStatus::Unknown => Err(Error::internal("exec: how the command ended was not seen")),
+        status => Ok(u8::try_from(status.code()).unwrap_or(u8::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::FailureKind;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(code(ExitStatus::Exited(3)).expect("seen"), 3);
+        assert_eq!(code(ExitStatus::Signaled(9)).expect("seen"), 137);
+        assert!(code(ExitStatus::Unknown).is_err());
+        let failed =
+            |errno| not_run(Failure { kind: FailureKind::InvalidArgument, message: "execve: x".into(), errno });
+        assert_eq!((failed(2).expect("code"), failed(13).expect("code"), failed(8).expect("code")), (127, 126, 126));
+        assert!(failed(12).is_err());
+    }
 }

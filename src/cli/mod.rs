@@ -16,13 +16,14 @@ mod get;
 mod images;
 mod import;
 mod inspect;
+mod live;
 mod logging;
 mod logs;
 mod man;
 mod node;
 mod output;
-mod plan;
 mod plan_text;
+mod planner;
 mod pods;
 mod prune;
 mod ps;
@@ -30,6 +31,7 @@ mod rm;
 mod rmi;
 mod run;
 mod stats;
+mod status;
 mod stop;
 mod units;
 mod verify;
@@ -244,12 +246,6 @@ fn require_root(command: &str) -> Result<()> {
             "root is required: `podwright {command}` works with namespaces and cgroups; run it with sudo or in a privileged container"
         ),
     ))
-}
-
-/// For a command whose verbs are not in this build.
-fn without_engine(command: &str) -> Result<u8> {
-    require_root(command)?;
-    Err(Error::unsupported(format!("`podwright {command}` needs the engine, which this build does not have")))
 }
 
 /// The whole tree, for completions and manual pages.

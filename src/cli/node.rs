@@ -7,6 +7,7 @@ use crate::error::{Context, Result};
 use crate::id::PodId;
 use crate::state::paths::Paths;
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 
 /// The facts for one pod of a manifest. `salt` makes derived uids differ.
 ///
@@ -65,10 +66,17 @@ fn resources() -> Result<NodeResources> {
     })
 }
 
+/// The sizes that the host has pages of. Where there are none there is nothing to keep from a pod, and every container is spared
+/// four files and a controller.
 fn hugepage_bytes() -> Vec<u64> {
     let Ok(sizes) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
     let size = |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
-    let mut all: Vec<u64> = sizes.flatten().filter_map(|e| size(&e.file_name().to_string_lossy())).collect();
+    let filled = |dir: &Path| {
+        let count = |file: &str| std::fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim() != "0");
+        count("nr_hugepages") || count("nr_overcommit_hugepages")
+    };
+    let with_pages = sizes.flatten().filter(|e| filled(&e.path()));
+    let mut all: Vec<u64> = with_pages.filter_map(|e| size(&e.file_name().to_string_lossy())).collect();
     all.sort_unstable();
     all.into_iter().map(|kib| kib * 1024).collect()
 }

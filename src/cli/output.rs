@@ -6,6 +6,7 @@
 use crate::error::{Context, Error, Result};
 use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde::Serialize;
+use serde_json::Value;
 use std::io::Write;
 
 /// `-o`.
@@ -36,6 +37,26 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::internal(format!("print as JSON: {e}")))?;
     text.push('\n');
     print(&text)
+}
+
+/// A value whose keys are names of our own fields, with those in camelCase. Not for maps with other people's keys.
+pub(super) fn camel_case(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (camel(&k), camel_case(v))).collect()),
+        Value::Array(list) => Value::Array(list.into_iter().map(camel_case).collect()),
+        other => other,
+    }
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut text = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let (first, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
+        text.push_str(&first.to_uppercase());
+        text.push_str(rest);
+    }
+    text
 }
 
 /// Says something beside the result, on stderr: progress, or that there is nothing. Never an error, which is returned.
@@ -142,6 +163,13 @@ mod tests {
     fn a_cell_cannot_drive_the_terminal_or_forge_a_row() {
         let text = table(["NAME"], [["a\x1b[2J\nb".into()]]);
         assert_eq!(text, "NAME\na\\u{1b}[2J\\nb\n");
+    }
+
+    #[test]
+    fn field_names_become_camel_case_at_every_depth() {
+        let value = serde_json::json!({"usage_us": 1, "io": [{"read_bytes": 2}], "avg10_e2": null});
+        let expected = serde_json::json!({"usageUs": 1, "io": [{"readBytes": 2}], "avg10E2": null});
+        assert_eq!(camel_case(value), expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A pod's plan as text for people; and the parts of it that `inspect` shows of a running one.
 
 use super::output::Page;
-use super::plan::{ContainerView, Limit, PodView};
+use super::planner::{ContainerView, Limit, PodView};
 use serde_json::Value;
 
 /// The plan of one pod.

@@ -1,7 +1,12 @@
 //! `podwright pods`: the table of pods.
 
-use super::{Session, without_engine};
+use super::find::{self, Found, Target};
+use super::output::{self, Format};
+use super::{Session, status, units};
+use crate::agent::convert;
 use crate::error::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,6 +36,112 @@ impl PodsArgs {
     }
 }
 
-pub(super) fn run(_args: &PodsArgs, _session: &Session) -> Result<u8> {
-    without_engine("pods")
+/// `-o json`: `{"pods": [...]}`.
+#[derive(Serialize)]
+struct Document {
+    pods: Vec<Entry>,
+}
+
+/// A pod, here and in `inspect`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Entry {
+    pub id: String,
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    /// kubectl's word for it.
+    pub status: String,
+    /// The sandbox is there.
+    pub ready: bool,
+    /// App containers and sidecars that run, and how many there are to be.
+    pub containers_ready: usize,
+    pub containers_total: usize,
+    pub restarts: u32,
+    pub qos: &'static str,
+    pub restart_policy: String,
+    pub grace_seconds: u64,
+    /// RFC 3339.
+    pub created_at: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub cgroup: String,
+    /// Of `podwright run`.
+    pub instance: Option<String>,
+}
+
+impl Entry {
+    pub(super) fn new(found: &Found) -> Entry {
+        let (record, summary) = (&found.pod.record, status::summary(found));
+        let config = &record.config;
+        let own = [convert::ROLES, convert::RESTART_POLICY, convert::GRACE_SECONDS];
+        Entry {
+            id: record.id.to_string(),
+            name: config.name.clone(),
+            namespace: config.namespace.clone(),
+            uid: config.uid.clone(),
+            status: summary.status,
+            ready: found.pod.ready,
+            containers_ready: summary.ready,
+            containers_total: summary.total,
+            restarts: summary.restarts,
+            qos: status::qos(config),
+            restart_policy: status::restart_policy(config).to_owned(),
+            grace_seconds: status::grace(config).as_secs(),
+            created_at: units::timestamp(record.created_at_ns),
+            labels: config.labels.clone(),
+            annotations: config
+                .annotations
+                .iter()
+                .filter(|(k, _)| !own.contains(&k.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+            cgroup: record.cgroup.clone(),
+            instance: found.engine.paths().instance.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+pub(super) fn run(args: &PodsArgs, session: &Session) -> Result<u8> {
+    super::require_root("pods")?;
+    let mut all = super::runtime()?.block_on(find::all(session))?;
+    if !args.targets.is_empty() {
+        let mut wanted = Vec::new();
+        for target in find::targets(&all, &args.targets)? {
+            let (Target::Pod(found) | Target::Container(found, _)) = target;
+            wanted.push(found);
+        }
+        all = wanted;
+    }
+    let id = |found: &Found| {
+        let id = &found.pod.record.id;
+        if args.no_trunc { id.to_string() } else { id.short().to_owned() }
+    };
+    if args.quiet {
+        let lines: String = all.iter().map(|found| format!("{}\n", id(found))).collect();
+        output::print(&lines)?;
+        return Ok(0);
+    }
+    match session.format {
+        Format::Json => output::print_json(&Document { pods: all.iter().map(Entry::new).collect() })?,
+        Format::Table if all.is_empty() => output::note("no pods; `podwright run FILE` runs one"),
+        Format::Table => {
+            let rows = all.iter().map(|found| {
+                let (config, summary) = (&found.pod.record.config, status::summary(found));
+                [
+                    config.namespace.clone(),
+                    config.name.clone(),
+                    format!("{}/{}", summary.ready, summary.total),
+                    summary.status,
+                    summary.restarts.to_string(),
+                    units::age_of(found.pod.record.created_at_ns),
+                    status::qos(config).to_owned(),
+                    id(found),
+                ]
+            });
+            let header = ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "QOS", "POD ID"];
+            output::print(&output::table(header, rows))?;
+        }
+    }
+    Ok(0)
 }

@@ -26,6 +26,8 @@ Examples:
 
 /// The longest manifest, in bytes, as in the kubelet (pkg/kubelet/config/common.go).
 const MAX_MANIFEST_BYTES: u64 = 10 << 20;
+/// Where the kubelet has the logs of pods, and everybody looks for them.
+const KEPT_LOGS: &str = "/var/log/pods";
 /// Exit code when `--timeout` was over, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 /// Exit code after Ctrl-C, 128 + SIGINT.
@@ -44,6 +46,9 @@ pub(super) struct RunArgs {
     /// Stop the pod after this long (90s, 5m, 1h30m) and exit with 124
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
+    /// Keep the logs, below /var/log/pods
+    #[arg(long)]
+    keep: bool,
     /// Do not print what the containers write
     #[arg(short, long)]
     quiet: bool,
@@ -150,7 +155,10 @@ async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest]) -> Resu
         for (index, pod) in manifest.pods.iter().enumerate() {
             let id = PodId::random();
             let salt = format!("{instance}/{index}");
-            let facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network)?;
+            let mut facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network)?;
+            if args.keep {
+                facts.log_root = Some(KEPT_LOGS.into());
+            }
             let plan = convert::plan(manifest, index, &facts)?;
             check_images(&engine, &plan)?;
             plans.push((id, plan));

@@ -23,7 +23,8 @@ impl Engine {
     pub(super) fn make_cgroup(&self, pod: &Pod, path: &str, settings: &[Setting]) -> Result<Cgroup> {
         let owned = match &pod.record.config.cgroup {
             PodCgroup::Given(parent) => parent.parse()?,
-            _ => self.options().cgroup_root.parse::<CgroupPath>()?,
+            // Our own tree starts at the hierarchy's root: what is above it passes our controllers on, or nobody would.
+            _ => CgroupPath::root(),
         };
         self.hierarchy().create(&path.parse()?, &cgroup::controllers_for(settings), &owned)
     }

@@ -62,6 +62,19 @@ impl Engine {
     /// `NotFound`, `FailedPrecondition` unless it runs, `InvalidArgument` for a command that cannot be run,
     /// `DeadlineExceeded` when everything in it was killed at the deadline.
     pub async fn exec(&self, id: &ContainerId, config: ExecConfig, streams: Streams) -> Result<ExitStatus> {
+        self.try_exec(id, config, streams).await?.map_err(exec_failure)
+    }
+
+    /// As [`Engine::exec`], with the shim's own words when the command could not be run: their errno becomes 126 or 127.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`], but for `InvalidArgument`.
+    pub async fn try_exec(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        streams: Streams,
+    ) -> Result<std::result::Result<ExitStatus, Failure>> {
         let pod = self.pod_of(id)?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
         if !running {
@@ -86,7 +99,7 @@ impl Engine {
         let fds = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
         fault::point("engine.exec.asked");
         let asked = shim.ask(Request::Exec(Box::new(request)), &fds).await;
-        drop(streams); // the shim's copies alone keep the pipes open from here on
+        drop(streams); // or our own ends would keep the readers from their end-of-file
         match asked?.0 {
             Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
                 Kind::DeadlineExceeded,
@@ -96,8 +109,8 @@ impl Engine {
                     timeout.as_secs_f64()
                 ),
             )),
-            Reply::Executed(Executed { status, .. }) => Ok(status),
-            Reply::Failed(failure) => Err(exec_failure(failure)),
+            Reply::Executed(Executed { status, .. }) => Ok(Ok(status)),
+            Reply::Failed(failure) => Ok(Err(failure)),
             other => Err(unexpected(&other)),
         }
     }

@@ -28,6 +28,7 @@ mod stop;
 pub mod sweep;
 mod undo;
 mod update;
+pub mod verify;
 
 pub use create_container::host_facts;
 pub use run_pod::check as check_pod;
@@ -46,7 +47,7 @@ use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::broadcast;
@@ -85,6 +86,8 @@ struct Inner {
     boot_id: String,
     /// Held from the first pod of an instance of `run` on.
     claim: Mutex<Option<sweep::Lock>>,
+    /// Another engine has these pods: a shim that dies or does not answer is that one's concern ([`Engine::observe`]).
+    observer: AtomicBool,
 }
 
 impl Engine {
@@ -108,6 +111,7 @@ impl Engine {
             last_ns: AtomicI64::new(0),
             boot_id: boot_id.trim().to_owned(),
             claim: Mutex::new(None),
+            observer: AtomicBool::new(false),
         })))
     }
 
@@ -143,6 +147,11 @@ impl Engine {
         match self.0.last_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
             Ok(last) | Err(last) => now.max(last + 1),
         }
+    }
+
+    /// Whether another engine has these pods.
+    pub(crate) fn is_observer(&self) -> bool {
+        self.0.observer.load(Ordering::Relaxed)
     }
 
     fn pods_mut(&self) -> MutexGuard<'_, HashMap<PodId, Arc<Pod>>> {

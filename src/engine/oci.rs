@@ -334,18 +334,11 @@ fn device_rules(privileged: bool, devices: &[(String, char, u32, u32, u32)]) -> 
     };
     let mut rules =
         vec![json!({"allow": false, "access": "rwm"}), allow('c', None, None, "m"), allow('b', None, None, "m")];
-    // null, zero, full, random, urandom, tty; console, ptmx, and the pseudo terminals (Documentation/admin-guide/devices.txt).
-    for (major, minor) in [
-        (1, Some(3)),
-        (1, Some(5)),
-        (1, Some(7)),
-        (1, Some(8)),
-        (1, Some(9)),
-        (5, Some(0)),
-        (5, Some(1)),
-        (5, Some(2)),
-        (136, None),
-    ] {
+    // null, zero, full, random, urandom, tty; ptmx, and the pseudo terminals (Documentation/admin-guide/devices.txt). Not 5:1: a
+    // container's console is a pseudo terminal, and the 5:1 that it may make itself is the host's console.
+    for (major, minor) in
+        [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)]
+    {
         rules.push(allow('c', Some(major), minor, "rwm"));
     }
     rules.extend(devices.iter().map(|(_, kind, major, minor, _)| allow(*kind, Some(*major), Some(*minor), "rwm")));

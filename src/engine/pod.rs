@@ -240,6 +240,9 @@ fn hung_up(engine: &Engine, pod: &Arc<Pod>) {
     if pod.facts().hung_up {
         return;
     }
+    if engine.is_observer() {
+        return pod.change(|facts| facts.hung_up = true);
+    }
     let running: Vec<ContainerId> = pod.change(|facts| {
         facts.hung_up = true;
         facts.containers.values().filter(|c| c.state() == State::Running).map(|c| c.record.id.clone()).collect()

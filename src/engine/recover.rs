@@ -40,6 +40,16 @@ impl Engine {
         Ok(unreadable)
     }
 
+    /// As [`Engine::recover`], for a command that looks at the pods of another, living engine: nothing is killed or recorded because a shim
+    /// does not answer, for that is the other's to do, and a pod that is being made at this moment has no socket yet.
+    ///
+    /// # Errors
+    /// As [`Engine::recover`].
+    pub async fn observe(&self) -> Result<Vec<Error>> {
+        self.0.observer.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.recover().await
+    }
+
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
         let record = record::read::<PodRecord>(&path)?
@@ -47,7 +57,7 @@ impl Engine {
         let pod =
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
-        if self.connect(&pod).await.is_err() {
+        if self.connect(&pod).await.is_err() && !self.is_observer() {
             self.bury_pod(&pod);
         }
         self.pods_mut().insert(id, pod);

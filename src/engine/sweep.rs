@@ -10,9 +10,11 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, InstanceId, PodId};
 use crate::state::paths::Paths;
+use crate::state::record::Process;
+use crate::sys;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -52,12 +54,34 @@ pub fn claim(paths: &Paths) -> Result<Lock> {
     let path = paths.lock();
     let file = open(&path).context(|| format!("open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => {
+            let pid = std::process::id();
+            let start_time = sys::start_time(pid).context(|| "read our own start time")?;
+            let text = format!("{pid} {start_time}\n");
+            file.set_len(0)
+                .and_then(|()| (&file).write_all(text.as_bytes()))
+                .context(|| format!("write {}", path.display()))?;
+            Ok(Lock { _file: file })
+        }
         Err(TryLockError::WouldBlock) => {
             Err(Error::precondition(format!("{} is locked by another podwright", path.display())))
         }
         Err(TryLockError::Error(e)) => Err(e).context(|| format!("lock {}", path.display())),
     }
+}
+
+/// The process that owns an instance, as it wrote into the lock; `None` when there is none, or it is about to write.
+///
+/// # Errors
+/// `Internal` when the lock cannot be read.
+pub fn owner(paths: &Paths) -> Result<Option<Process>> {
+    let path = paths.lock();
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.context(|| format!("read {}", path.display()))?,
+    };
+    let process = text.trim().split_once(' ');
+    Ok(process.and_then(|(pid, start)| Some(Process { pid: pid.parse().ok()?, start_time: start.parse().ok()? })))
 }
 
 fn open(lock: &Path) -> io::Result<File> {

@@ -244,7 +244,7 @@ impl Shim {
                 let _ = pidfd_send_signal(process.pidfd.fd.as_fd(), SIGKILL); // ESRCH: it has ended
             }
         }
-        let _ = self.kill_pause();
+        let _ = self.kill_pause(); // it may have ended; the sweep finds one that has not
         let end = Instant::now() + SWEEP_WAIT;
         loop {
             while let Ok(Some(pid)) = wait::ended_child() {

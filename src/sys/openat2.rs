@@ -98,8 +98,7 @@ pub fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
 /// # Errors
 /// Those of fstatfs(2).
 pub fn is_procfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    Ok(i64::try_from(rustix::fs::fstatfs(fd)?.f_type).unwrap_or(0) == PROC_SUPER_MAGIC)
+    Ok(rustix::fs::fstatfs(fd)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// `mkdirat(dir, name, mode)`.

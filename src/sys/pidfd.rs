@@ -18,6 +18,16 @@ pub fn kill_and_reap(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// `pidfd_open(pid, 0)`, pidfd_open(2). The pid may by now be another process's: compare the start time afterwards.
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
 /// The pid that a pidfd of a living process is for, in this process's pid namespace: `Pid:` of /proc/self/fdinfo, pidfd_open(2).
 ///
 /// # Errors

@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn names_have_the_kernels_numbers() {
-        assert_eq!(Resource::from_name("RLIMIT_NOFILE"), Some(Resource(libc::RLIMIT_NOFILE as u8)));
-        assert_eq!(Resource::from_name("RLIMIT_RTTIME"), Some(Resource(libc::RLIMIT_RTTIME as u8)));
+        assert_eq!(Resource::from_name("RLIMIT_NOFILE"), u8::try_from(libc::RLIMIT_NOFILE).ok().map(Resource));
+        assert_eq!(Resource::from_name("RLIMIT_RTTIME"), u8::try_from(libc::RLIMIT_RTTIME).ok().map(Resource));
         assert_eq!(Resource::from_name("NOFILE"), None);
     }
 }
