@@ -143,7 +143,12 @@ impl Engine {
         };
         let child = Arc::new(Mutex::new(Some(child)));
         let unborn = child.clone();
-        undo.push(move || bury_shim(unborn));
+        let engine = self.clone();
+        undo.push(move || async move {
+            bury_shim(unborn).await?;
+            engine.prune_cgroups(); // the shim's own, now that it is gone
+            Ok(())
+        });
         fault::point("engine.run_pod.shim");
         let (sender, heard) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender)?;
