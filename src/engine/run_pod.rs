@@ -129,6 +129,7 @@ impl Engine {
             PodCgroup::Given(parent) => parent.clone(),
             PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
         };
+        fault::point("engine.run_pod.asked");
         let program = self.program()?;
         let (child, socket) = spawn(&Birth {
             pod: &id,

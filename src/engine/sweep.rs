@@ -7,6 +7,7 @@ use super::recover::list;
 use super::run_pod::remove_tree;
 use super::{Engine, Options, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::id::{ContainerId, InstanceId, PodId};
 use crate::state::paths::Paths;
 use crate::state::record::Process;
@@ -108,9 +109,11 @@ pub fn release(engine: &Engine) -> Result<()> {
     let lock = engine.0.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     if engine.pods_mut().is_empty() {
         remove_tree(&engine.paths().engine())?;
+        fault::point("engine.release.directory");
         prune_directories(engine.paths());
     }
     drop(lock);
+    fault::point("engine.release.released");
     Ok(())
 }
 

@@ -38,15 +38,12 @@ fn make(root: BorrowedFd<'_>, path: &CStr, links: Links, kind: Kind) -> io::Resu
     let mut done: Vec<u8> = Vec::new();
     let mut hops = 0;
     while let Some(name) = rest.pop_front() {
-        let mut here = done.clone();
-        here.extend_from_slice(b"/");
-        here.extend_from_slice(&name);
-        let (here_c, done_c, name_c) = (c_string(&here[1.min(here.len())..])?, c_string(&done)?, c_string(&name)?);
-        let here_c = if done.is_empty() { here_c } else { c_string(&here)? };
+        let here = if done.is_empty() { name.clone() } else { [done.as_slice(), b"/", &name].concat() };
+        let (here_c, done_c, name_c) = (c_string(&here)?, c_string(&done)?, c_string(&name)?);
         match openat2::open_beneath(root, &here_c, links, Open::Path) {
             Ok(found) if rest.is_empty() => return Ok(found),
             Ok(_) => {
-                done = here_c.into_bytes();
+                done = here;
                 continue;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

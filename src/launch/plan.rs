@@ -443,3 +443,139 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
 pub(super) fn id_in_range(id: u32) -> bool {
     id <= credentials::ID_MAX
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ContainerId, ExecId};
+    use crate::state::model::Namespaces;
+    use crate::wire::{self, Stdio, UserChoice};
+    use serde_json::{Value, json};
+
+    fn launch(edit: impl FnOnce(&mut Value)) -> Launch {
+        let mut spec = json!({
+            "ociVersion": "1.2.0",
+            "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh"], "env": ["PATH=/a::rel:/b", "A=1"]},
+            "mounts": [], "linux": {"namespaces": [{"type": "cgroup"}]},
+        });
+        edit(&mut spec);
+        Launch {
+            container: ContainerId::random(),
+            dir: "/run/x".into(),
+            spec,
+            root: wire::Root { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), readonly: false },
+            user: UserChoice::default(),
+            namespaces: Namespaces::default(),
+            seccomp: Seccomp::Unconfined,
+            stdio: Stdio { tty: false, stdin: false, stdin_once: false, log: None },
+            init: false,
+            allow_unenforced: false,
+        }
+    }
+
+    fn plan(edit: impl FnOnce(&mut Value)) -> Result<Plan, String> {
+        Plan::new(&launch(edit)).map_err(|e| e.to_string())
+    }
+
+    fn texts(strings: &[CString]) -> Vec<String> {
+        strings.iter().map(|s| s.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_bare_command_is_tried_in_each_absolute_element_of_path() {
+        let process = plan(|_| {}).expect("plan").process;
+        assert_eq!(texts(&process.programs), ["/a/sh", "/b/sh"]);
+        let process = plan(|s| s["process"]["args"] = json!(["./sh"])).expect("plan").process;
+        assert_eq!(texts(&process.programs), ["./sh"]);
+        let process = plan(|s| s["process"]["env"] = json!([])).expect("plan").process;
+        assert_eq!(process.programs.len(), 6, "the default PATH");
+    }
+
+    #[test]
+    fn home_is_added_only_where_it_is_missing() {
+        let mut process = plan(|_| {}).expect("plan").process;
+        process.set_home("/root");
+        assert_eq!(texts(&process.env).last().map(String::as_str), Some("HOME=/root"));
+        let mut process = plan(|s| s["process"]["env"] = json!(["HOME=/x"])).expect("plan").process;
+        process.set_home("/root");
+        assert_eq!(texts(&process.env), ["HOME=/x"]);
+    }
+
+    #[test]
+    fn an_exec_has_the_containers_confinement_and_its_own_program() {
+        let caps = json!(["CAP_KILL"]);
+        let launch = launch(|s| {
+            s["process"]["capabilities"] = json!({"bounding": caps, "permitted": caps, "effective": caps});
+            s["process"]["noNewPrivileges"] = true.into();
+            s["process"]["oomScoreAdj"] = 7.into();
+        });
+        let exec = Exec {
+            container: launch.container.clone(),
+            exec: ExecId(1),
+            args: vec!["/x".into(), "y".into()],
+            env: vec!["A=2".into(), "B=3".into()],
+            cwd: "/tmp".into(),
+            user: None,
+            timeout_ns: 0,
+        };
+        let process = Process::of_exec(&exec, &launch).expect("plan");
+        assert_eq!(texts(&process.env), ["PATH=/a::rel:/b", "A=2", "B=3"]);
+        assert_eq!((texts(&process.argv), process.cwd.clone()), (vec!["/x".into(), "y".into()], c"tmp".to_owned()));
+        let kill = capability::bit("CAP_KILL").expect("known");
+        assert_eq!((process.bounding, process.effective, process.no_new_privs), (kill, kill, true));
+        assert_eq!(process.oom_score_adj, 7);
+    }
+
+    #[test]
+    fn working_directories_that_are_descriptors_are_refused() {
+        for cwd in ["/proc/self/fd/7", "//proc/./1/fd/3/..", "relative"] {
+            assert!(plan(|s| s["process"]["cwd"] = cwd.into()).is_err(), "{cwd}");
+        }
+        assert!(plan(|s| s["process"]["cwd"] = "/fd/proc".into()).is_ok());
+    }
+
+    #[test]
+    fn mounts_stand_shallow_before_deep_and_else_as_listed() {
+        let mount = |at: &str| json!({"destination": at, "type": "bind", "source": "/s", "options": ["rbind"]});
+        let plan =
+            plan(|s| s["mounts"] = json!([mount("/a/b/c"), mount("/z"), mount("/a//b/"), mount("/a")])).expect("plan");
+        let targets: Vec<_> = plan.mounts.iter().map(|m| m.target.to_string_lossy().into_owned()).collect();
+        assert_eq!(targets, ["z", "a", "a/b", "a/b/c"]);
+    }
+
+    #[test]
+    fn mounts_that_would_hide_or_leak_are_refused() {
+        let one = |at: &str, kind: &str, options: Value| {
+            plan(|s| s["mounts"] = json!([{"destination": at, "type": kind, "source": "/s", "options": options}]))
+                .map(|_| ())
+        };
+        for (at, kind, options) in [
+            ("/", "bind", json!(["rbind"])),
+            ("/proc", "bind", json!(["rbind"])),
+            ("/proc/sys", "tmpfs", json!([])),
+            ("/proc/../proc", "proc", json!([])),
+            ("/x", "bind", json!(["rbind", "rro", "rslave"])),
+            ("/x", "bind", json!(["rbind", "uid=0"])),
+            ("/x", "bind", json!(["rbind", "idmap"])),
+            ("/x", "ext4", json!([])),
+        ] {
+            assert!(one(at, kind, options.clone()).is_err(), "{at} {kind} {options}");
+        }
+        assert_eq!(one("/proc/uptime", "bind", json!(["bind", "ro"])), Ok(()));
+        assert_eq!(one("/proc", "proc", json!(["nosuid"])), Ok(()));
+    }
+
+    #[test]
+    fn layers_beyond_the_bound_are_refused() {
+        let mut launch = launch(|_| {});
+        for (count, good) in [(0, false), (1, true), (MAX_LAYERS, true), (MAX_LAYERS + 1, false)] {
+            launch.root.layers = vec!["/l".into(); count];
+            assert_eq!(Plan::new(&launch).is_ok(), good, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_spec_without_device_rules_has_those_of_every_container() {
+        assert_eq!(plan(|_| {}).expect("plan").device_rules, devices::default_rules());
+    }
+}
