@@ -112,6 +112,7 @@ impl Engine {
     /// As [`Engine::run_pod`].
     pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
         check(&config)?;
+        self.check_root()?;
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
             Ok(_) => {
@@ -121,6 +122,18 @@ impl Engine {
             }
             Err(e) => Err(undo.unwind(e).await.context("run pod")),
         }
+    }
+
+    /// Inside a container the usual place is on overlayfs, and the mount would fail with no more than EINVAL.
+    fn check_root(&self) -> Result<()> {
+        let root = &self.paths().root;
+        if sys::fs::is_overlay(root).context(|| format!("statfs {}", root.display()))? {
+            return Err(Error::unsupported(format!(
+                "{} is on overlayfs, which cannot hold a container's writable layer; give --root a directory on a volume",
+                root.display()
+            )));
+        }
+        Ok(())
     }
 
     async fn make_pod(&self, id: PodId, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
