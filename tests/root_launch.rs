@@ -261,7 +261,7 @@ fn volumes_are_bound_with_their_options() {
     let mut pod = Pod::new(own());
     let dir = pod.temp.path().join("volume");
     std::fs::create_dir_all(dir.join("sub")).expect("volume");
-    std::fs::write(dir.join("file"), "content").expect("file");
+    fixtures::put(dir.join("file"), "content");
     let script = "cat /data/file /etc/app/one; touch /data/new && echo rw; touch /ro/new; touch /etc/app/one && echo wrong; cat /made/deep/file";
     let (_, text) = pod.run(&["sh", "-c", script], |launch| {
         bind(&mut launch.spec, &dir, "/data", &["rbind", "rprivate", "rw"]);
@@ -371,7 +371,7 @@ fn evil_images_change_nothing_outside() {
     // Mount targets through links end inside.
     let volume = pod.temp.path().join("volume");
     std::fs::create_dir_all(&volume).expect("volume");
-    std::fs::write(volume.join("v"), "").expect("v");
+    fixtures::put(volume.join("v"), "");
     for target in ["/../../../../..", "../../../../../..", &format!("/..{}", pod.temp.path().display())] {
         with(&mut pod, &|layer| _ = layer.link("link", target));
         let (code, text) =

@@ -8,7 +8,12 @@ use podwright::wire::{Event, Reply, Request};
 use shim_client::{Pod, cgroup2_mount};
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The binary under test: `PODWRIGHT_BIN` (in a virtual machine), or what was built with the test.
+fn binary() -> PathBuf {
+    std::env::var_os("PODWRIGHT_BIN").map_or_else(|| env!("CARGO_BIN_EXE_podwright").into(), PathBuf::from)
+}
 
 fn write(path: &Path, text: &str) {
     let file = OpenOptions::new().write(true).open(path);
@@ -19,7 +24,7 @@ fn write(path: &Path, text: &str) {
 /// A pod whose containers have a memory controller.
 fn pod() -> Pod {
     write(&cgroup2_mount().join("cgroup.subtree_control"), "+memory");
-    let pod = Pod::up(Path::new(env!("CARGO_BIN_EXE_podwright")), None);
+    let pod = Pod::up(&binary(), None);
     write(&pod.cgroup.join("cgroup.subtree_control"), "+memory");
     pod
 }

@@ -6,7 +6,7 @@ use super::pod::MessagePolicy;
 use super::reconcile::{self, Action, Decision, End, Observed, Phase, Rules, State, Wish};
 use super::{message, volume_files};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::record::{ExitRecord, ExitStatus};
 use std::path::Path;
@@ -99,7 +99,7 @@ pub async fn run(
     let outcome = match prepared {
         Ok(()) => {
             observer.ready(&id);
-            Ok(live(engine, &id, plan, observer, ask).await)
+            live(engine, &id, plan, observer, ask).await
         }
         Err(e) => Err(e),
     };
@@ -117,7 +117,7 @@ async fn live(
     plan: &PodPlan,
     observer: Arc<dyn Observer>,
     mut ask: watch::Receiver<Ask>,
-) -> Outcome {
+) -> Result<Outcome> {
     let (news, mut heard) = mpsc::unbounded_channel();
     let mut runner = Runner {
         engine: engine.clone(),
@@ -136,19 +136,31 @@ async fn live(
         news,
         grace: Duration::from_secs(u64::from(plan.termination_grace_seconds)),
     };
+    let lost = engine.wait_lost(id);
+    tokio::pin!(lost);
+    let mut why_lost = None;
     loop {
-        let wish = Wish { started_at: Duration::ZERO, stop: *ask.borrow() != Ask::Run };
+        let wish = Wish { started_at: Duration::ZERO, stop: why_lost.is_some() || *ask.borrow() != Ask::Run };
         let decision = reconcile::decide(&runner.rules, &runner.observed, wish, runner.started_at.elapsed());
         for action in &decision.actions {
             runner.act(*action);
         }
         if decision.finished {
-            return runner.outcome(&decision);
+            return match why_lost {
+                None => Ok(runner.outcome(&decision)),
+                Some(why) => {
+                    Err(Error::new(Kind::Unavailable, format!("pod {}: {why}; all of it was killed", plan.config.name)))
+                }
+            };
         }
         let wake_at = decision.wake_at.map(|at| runner.started_at + at);
         tokio::select! {
             Some(news) = heard.recv() => runner.hear(news, wish.stop),
             () = sleep_until(wake_at) => {}
+            why = &mut lost, if why_lost.is_none() => {
+                why_lost = Some(why?);
+                runner.kill_all();
+            }
             Ok(()) = ask.changed() => {
                 if *ask.borrow() == Ask::Kill {
                     runner.kill_all();

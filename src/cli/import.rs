@@ -69,11 +69,11 @@ fn line(event: Event) -> Option<String> {
 }
 
 pub(super) fn run(args: &ImportArgs, session: &Session) -> Result<u8> {
-    super::require_root("import")?;
     if args.name.is_some() && args.paths.len() > 1 {
         return Err(Error::invalid(format!("--name names one image, and there are {} paths", args.paths.len())));
     }
     let name = args.name.as_deref().map(str::parse::<Reference>).transpose()?;
+    super::require_root("import")?;
     let store = session.store()?;
     let progress: &dyn Progress = if args.quiet { &crate::image::store::session::Silent } else { &Lines };
     let mut images = Vec::new();

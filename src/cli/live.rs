@@ -123,7 +123,7 @@ fn capabilities(name: &str, expected: u64, found: &str) -> Check {
     if let Some(more) = is.map(|is| is & !expected).filter(|more| *more != 0) {
         check.note = format!("more than it was given: {}", capability_names(more));
     }
-    check.excused(is.is_some_and(|is| is & !expected == 0), "the program gave some up")
+    check.excused(is.is_some_and(|is| is & !expected == 0), "less than it was given")
 }
 
 fn capability_names(set: u64) -> String {
@@ -247,7 +247,7 @@ pub(super) fn mounts(info: &str, spec: &Value, exists: impl Fn(&str) -> bool) ->
         checks.push(Check::new(format!("masked {path}"), "mounted over", at(path).map_or("open", |_| "mounted over")));
     }
     for path in strings(&spec["linux"]["readonlyPaths"]).iter().filter(|path| exists(path)) {
-        let within = mounted.iter().rev().filter(|m| path.starts_with(&m.target)).max_by_key(|m| m.target.len());
+        let within = mounted.iter().rev().filter(|m| is_within(path, &m.target)).max_by_key(|m| m.target.len());
         checks.push(Check::new(format!("read-only {path}"), "ro", within.map_or("open", access)));
     }
     checks
@@ -260,6 +260,12 @@ fn missing() -> String {
 fn below<'a>(mounted: &'a [Mounted], target: &str) -> impl Iterator<Item = &'a Mounted> {
     let prefix = format!("{target}/");
     mounted.iter().filter(move |m| m.target.starts_with(&prefix))
+}
+
+/// Whether a path is another or below it.
+fn is_within(path: &str, above: &str) -> bool {
+    let rest = path.strip_prefix(above.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether one may write: a mount or its file system may forbid it.

@@ -47,9 +47,9 @@ pub(super) struct LogsArgs {
 }
 
 pub(super) fn run(args: &LogsArgs, session: &Session) -> Result<u8> {
-    super::require_root("logs")?;
     let since = args.since.as_deref().map(|text| units::duration("--since", text)).transpose()?;
     let since = since.map(|ago| SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)).map(cutoff);
+    super::require_root("logs")?;
     super::runtime()?.block_on(async {
         let all = find::all(session).await?;
         let (found, container) = find::container(&all, &args.target, args.container.as_deref())?;

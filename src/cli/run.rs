@@ -172,7 +172,7 @@ async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest]) -> Resu
         pods.spawn(async move { (n, runner::run(&engine, id, &plan, console, asked).await) });
     }
     let code = supervise(args, pods, &ask).await;
-    sweep::release(&engine)?;
+    sweep::release(&engine).await?;
     code
 }
 

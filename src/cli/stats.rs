@@ -80,8 +80,8 @@ impl Subject {
 }
 
 pub(super) fn run(args: &StatsArgs, session: &Session) -> Result<u8> {
-    super::require_root("stats")?;
     let interval = units::duration("--interval", &args.interval)?;
+    super::require_root("stats")?;
     super::runtime()?.block_on(async {
         let all = find::all(session).await?;
         let subjects = subjects(&all, &args.targets)?;

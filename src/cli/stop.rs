@@ -47,8 +47,8 @@ pub(super) struct Document {
 }
 
 pub(super) fn run(args: &StopArgs, session: &Session) -> Result<u8> {
-    super::require_root("stop")?;
     let grace = args.grace.as_deref().map(|text| units::duration("--grace", text)).transpose()?;
+    super::require_root("stop")?;
     let document = super::runtime()?.block_on(async {
         let all = find::all(session).await?;
         let targets = find::targets(&all, &args.targets)?;

@@ -53,6 +53,12 @@ impl Engine {
         };
         let id = ContainerId::random();
         let record = self.container_record(pod, config, &id, image)?;
+        // The directory comes first: whoever sweeps up after a kill -9 finds the writable layer by its name.
+        let dir = self.paths().container(pod.id(), &id);
+        let gone = dir.clone();
+        undo.push(move || blocking(move || remove_tree(&gone)));
+        mkdir_all(&dir, 0o700)?;
+        fault::point("engine.create_container.directory");
         let writable = self.paths().writable(&id);
         let gone = writable.clone();
         undo.push(move || blocking(move || remove_tree(&gone)));
@@ -62,11 +68,6 @@ impl Engine {
             mkdir_all(&writable.join(dir), mode)?;
         }
         fault::point("engine.create_container.writable");
-        let dir = self.paths().container(pod.id(), &id);
-        let gone = dir.clone();
-        undo.push(move || blocking(move || remove_tree(&gone)));
-        mkdir_all(&dir, 0o700)?;
-        fault::point("engine.create_container.directory");
         record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
         fault::point("engine.create_container.record");
         pod.note(&format!("engine: container {} created", record.config.name));

@@ -86,6 +86,8 @@ struct Inner {
     boot_id: String,
     /// Held from the first pod of an instance of `run` on.
     claim: Mutex<Option<sweep::Lock>>,
+    /// Pods of `run` that are removed but for their shims, which watch over what is left until the very end.
+    parked: Mutex<Vec<Arc<Pod>>>,
     /// Another engine has these pods: a shim that dies or does not answer is that one's concern ([`Engine::observe`]).
     observer: AtomicBool,
 }
@@ -111,6 +113,7 @@ impl Engine {
             last_ns: AtomicI64::new(0),
             boot_id: boot_id.trim().to_owned(),
             claim: Mutex::new(None),
+            parked: Mutex::default(),
             observer: AtomicBool::new(false),
         })))
     }

@@ -52,8 +52,8 @@ impl Engine {
 
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
-        let record = record::read::<PodRecord>(&path)?
-            .ok_or_else(|| Error::not_found(format!("no record {}", path.display())))?;
+        // No record: it is being made, or its maker was killed before there was anything but the directory.
+        let Some(record) = record::read::<PodRecord>(&path)? else { return Ok(()) };
         let pod =
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
@@ -73,7 +73,7 @@ impl Engine {
         let mut containers = Vec::new();
         for name in list(&paths.containers(&id))? {
             let container: ContainerId = name.parse()?;
-            // No record: the daemon died in CreateContainer before it answered. The directory goes with the pod.
+            // No record: the daemon died in CreateContainer before it answered. It goes with the pod.
             let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else {
                 continue;
             };

@@ -2,13 +2,17 @@
 
 use super::events::{Event, EventKind};
 use super::pod::Pod;
+use super::recover::list;
 use super::run_pod::remove_tree;
+use super::stop::tolerate_gone;
 use super::{Engine, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
+use crate::sys::fs::{Access, open_file_at};
 use crate::wire::Request;
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// How long a shim that was told to go may take.
@@ -54,6 +58,9 @@ impl Engine {
 
     /// Removes a pod with all its containers, stopping it first if needed.
     ///
+    /// Whoever would find what is left after a kill -9 goes last: the record, by which the next daemon finds everything; of a
+    /// pod of `run` its shim, which sweeps when its owner is gone ([`super::sweep::release`] ends it).
+    ///
     /// # Errors
     /// `NotFound`; everything that is left, together: call it again.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
@@ -66,13 +73,17 @@ impl Engine {
             left.extend(self.remove_in(&pod, container).await.err());
         }
         fault::point("engine.remove_pod.containers");
-        left.extend(self.end_shim(&pod).await.err());
-        fault::point("engine.remove_pod.shim");
+        let park = self.0.options.owner && pod.shim().is_ok();
+        if !park {
+            left.extend(self.end_shim(&pod).await.err());
+            fault::point("engine.remove_pod.shim");
+        }
         left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
         self.prune_cgroups();
         fault::point("engine.remove_pod.cgroup");
-        let data = self.paths().pod_data(id);
-        left.extend(blocking(move || remove_tree(&data)).await.err());
+        let engine = self.clone();
+        let unrecorded = id.clone();
+        left.extend(blocking(move || engine.remove_data(&unrecorded)).await.err());
         fault::point("engine.remove_pod.data");
         if let Some(e) = Error::collect(left) {
             return Err(e.context(format!("remove pod {}", id.short())));
@@ -80,9 +91,47 @@ impl Engine {
         let directory = self.paths().pod(id);
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_pod.directory");
+        if park {
+            self.0.parked.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
+        }
         self.pods_mut().remove(id);
         self.announce(Event::of(id, None, EventKind::Deleted));
         Ok(())
+    }
+
+    /// What of a pod is below the root directory, with the writable layers of containers that have a directory and no record: their
+    /// maker was killed in the middle.
+    pub(super) fn remove_data(&self, id: &PodId) -> Result<()> {
+        for name in list(&self.paths().containers(id))? {
+            if let Ok(container) = name.parse::<ContainerId>() {
+                remove_tree(&self.paths().writable(&container))?;
+            }
+        }
+        remove_tree(&self.paths().pod_data(id))
+    }
+
+    /// Ends the shims of removed pods, with podwright's own cgroups: those first, so that there is a shim for as long as there is
+    /// anything to be swept.
+    pub(super) async fn end_parked(&self) -> Result<()> {
+        let parked = std::mem::take(&mut *self.0.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        if parked.is_empty() {
+            return Ok(());
+        }
+        let root = self.hierarchy().root()?;
+        let procs =
+            open_file_at(root.as_fd(), "cgroup.procs", Access::Write).context(|| "open the root's cgroup.procs")?;
+        let mut left = Vec::new();
+        for pod in &parked {
+            if let Ok(shim) = pod.shim() {
+                left.extend(tolerate_gone(shim.done(Request::Join, &[procs.as_fd()]).await).err());
+            }
+        }
+        self.prune_cgroups();
+        fault::point("engine.release.cgroups");
+        for pod in &parked {
+            left.extend(self.end_shim(pod).await.err());
+        }
+        Error::collect(left).map_or(Ok(()), Err)
     }
 
     /// Tells the shim to go and waits for it; one that does not is killed, for it holds nothing any more.

@@ -112,6 +112,7 @@ impl Engine {
     /// As [`Engine::run_pod`].
     pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
         check(&config)?;
+        self.check_root()?;
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
             Ok(_) => {
@@ -123,12 +124,25 @@ impl Engine {
         }
     }
 
+    /// Inside a container the usual place is on overlayfs, and the mount would fail with no more than EINVAL.
+    fn check_root(&self) -> Result<()> {
+        let root = &self.paths().root;
+        if sys::fs::is_overlay(root).context(|| format!("statfs {}", root.display()))? {
+            return Err(Error::unsupported(format!(
+                "{} is on overlayfs, which cannot hold a container's writable layer; give --root a directory on a volume",
+                root.display()
+            )));
+        }
+        Ok(())
+    }
+
     async fn make_pod(&self, id: PodId, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
         let cgroup = match &config.cgroup {
             PodCgroup::Default => format!("{}/pods/{id}", self.0.options.cgroup_root),
             PodCgroup::Given(parent) => parent.clone(),
             PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
         };
+        fault::point("engine.run_pod.asked");
         let program = self.program()?;
         let (child, socket) = spawn(&Birth {
             pod: &id,
@@ -147,7 +161,12 @@ impl Engine {
         });
         let child = Arc::new(Mutex::new(Some(child)));
         let unborn = child.clone();
-        undo.push(move || bury_shim(unborn));
+        let engine = self.clone();
+        undo.push(move || async move {
+            bury_shim(unborn).await?;
+            engine.prune_cgroups(); // the shim's own, now that it is gone
+            Ok(())
+        });
         fault::point("engine.run_pod.shim");
         let (sender, heard) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender)?;

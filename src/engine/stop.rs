@@ -1,7 +1,7 @@
 //! StopContainer and StopPodSandbox. Both are idempotent, and answer only when the end has been recorded.
 
 use super::Engine;
-use super::pod::{Pod, State, bury};
+use super::pod::{Facts, Pod, State, bury};
 use super::signal::SIGKILL;
 use crate::error::{Error, Kind, Result};
 use crate::fault;
@@ -30,6 +30,20 @@ impl Engine {
     /// `NotFound` when there is none, or it was removed.
     pub async fn wait_container(&self, id: &ContainerId) -> Result<ExitRecord> {
         exit_of(&*self.pod_of(id)?, id).await
+    }
+
+    /// Waits until a pod's sandbox has ended without having been asked to; returns why.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn wait_lost(&self, id: &PodId) -> Result<&'static str> {
+        let why = |facts: &Facts| match (&facts.sandbox, facts.hung_up) {
+            _ if facts.stopped => None,
+            (_, true) => Some("its shim is gone"),
+            (Some(sandbox), _) if sandbox.exit.is_some() => Some("its pause process has died"),
+            _ => None,
+        };
+        self.pod(id)?.wait(|facts| Ok(why(facts))).await
     }
 
     /// Stops without the pod's lock: other verbs go on during the grace period.
@@ -125,7 +139,7 @@ impl Engine {
 }
 
 /// A process or shim that is gone already is what a stop wants.
-fn tolerate_gone(result: Result<()>) -> Result<()> {
+pub(super) fn tolerate_gone(result: Result<()>) -> Result<()> {
     match result {
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable | Kind::FailedPrecondition) => Ok(()),
         other => other,

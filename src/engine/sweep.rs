@@ -7,7 +7,8 @@ use super::recover::list;
 use super::run_pod::remove_tree;
 use super::{Engine, Options, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
-use crate::id::{ContainerId, InstanceId, PodId};
+use crate::fault;
+use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
 use crate::state::record::Process;
 use crate::sys;
@@ -100,17 +101,23 @@ fn is_free(lock: &Path) -> io::Result<bool> {
     }
 }
 
-/// Ends an instance whose pods are all removed: its directory, and what is shared when nobody else uses it.
+/// Ends an instance whose pods are all removed: its directory, what is shared when nobody else uses it, its shims.
 ///
 /// # Errors
 /// `Internal` when the directory cannot be removed.
-pub fn release(engine: &Engine) -> Result<()> {
+pub async fn release(engine: &Engine) -> Result<()> {
     let lock = engine.0.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    if engine.pods_mut().is_empty() {
+    // With a pod that could not be removed the shims sweep when this process has ended.
+    let removed = engine.pods_mut().is_empty();
+    if removed {
         remove_tree(&engine.paths().engine())?;
+        fault::point("engine.release.directory");
         prune_directories(engine.paths());
+        fault::point("engine.release.directories");
+        engine.end_parked().await?;
     }
     drop(lock);
+    fault::point("engine.release.released");
     Ok(())
 }
 
@@ -153,25 +160,14 @@ pub async fn sweep_dead(options: &Options) -> Result<usize> {
 /// What is left, together; `FailedPrecondition` when the owner lives.
 pub async fn sweep(options: Options) -> Result<()> {
     let paths = options.paths.clone();
-    if !paths.engine().exists() {
-        return Ok(());
-    }
-    let Some(lock) = wait_for_lock(&paths).await? else { return Ok(()) };
     let engine = Engine::open(options)?;
-    // The process that sweeps may be the shim itself, in the cgroup that is to go.
+    // The process that sweeps may be a shim itself, in a cgroup that is to go. Of several the last one finds it empty.
     engine.leave_shims()?;
-    let mut left = engine.recover().await?;
-    for name in list(&paths.pods())? {
-        let Ok(id) = name.parse::<PodId>() else { continue };
-        let known = engine.pods_mut().contains_key(&id);
-        let removed = if known { engine.remove_pod(&id).await } else { engine.remove_unrecorded(&id) };
-        left.extend(removed.err());
+    if let Some(lock) = wait_for_lock(&paths).await? {
+        engine.sweep_pods().await.context(|| format!("sweep {}", paths.engine().display()))?;
+        remove_tree(&paths.engine())?;
+        drop(lock);
     }
-    if let Some(e) = Error::collect(left) {
-        return Err(e.context(format!("sweep {}", paths.engine().display())));
-    }
-    remove_tree(&paths.engine())?;
-    drop(lock);
     engine.prune_cgroups();
     prune_directories(&paths);
     Ok(())
@@ -200,14 +196,23 @@ pub fn prune_directories(paths: &Paths) {
 }
 
 impl Engine {
-    /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
-    fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
-        for name in list(&self.paths().containers(id))? {
-            if let Ok(container) = name.parse::<ContainerId>() {
-                remove_tree(&self.paths().writable(&container))?;
+    async fn sweep_pods(&self) -> Result<()> {
+        let mut left = self.recover().await?;
+        for name in list(&self.paths().pods())? {
+            let Ok(id) = name.parse::<PodId>() else { continue };
+            let known = self.pods_mut().contains_key(&id);
+            if known {
+                left.extend(self.remove_pod(&id).await.err());
+            } else if !self.paths().pod_record(&id).exists() {
+                left.extend(self.remove_unrecorded(&id).err());
             }
         }
-        remove_tree(&self.paths().pod_data(id))?;
+        Error::collect(left).map_or(Ok(()), Err)
+    }
+
+    /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
+    fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
+        self.remove_data(id)?;
         remove_tree(&self.paths().pod(id))
     }
 }

@@ -13,6 +13,9 @@ use std::path::Path;
 /// The magic number of a cgroup v2 file system (linux/magic.h, `CGROUP2_SUPER_MAGIC`).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
+/// The magic number of overlayfs (linux/magic.h, `OVERLAYFS_SUPER_MAGIC`).
+const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
+
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -162,6 +165,14 @@ pub fn list_dir(dir: BorrowedFd<'_>, max_entries: usize) -> io::Result<Vec<Entry
 /// Those of fstatfs(2).
 pub fn is_cgroup2(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(file)?.f_type == CGROUP2_MAGIC)
+}
+
+/// Whether a directory is on overlayfs, which holds no other overlay's writable layer: statfs(2).
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn is_overlay(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type == OVERLAYFS_MAGIC)
 }
 
 /// `name`, if it is one component of a path.

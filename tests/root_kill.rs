@@ -1,0 +1,203 @@
+//! `podwright run` and its shims killed with -9 at every step boundary ([`podwright::fault`]), and many of them side by side:
+//! soon nothing is left, or at once when the command itself survives.
+
+mod fixtures;
+
+use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, pod};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+/// How many runs are tried at a time: each mostly waits.
+const WORKERS: usize = 4;
+
+/// A way through the verbs: a manifest and further arguments.
+struct Story {
+    manifest: String,
+    args: &'static [&'static str],
+}
+
+/// Init container, volume, a failure and a second attempt, a command that does not exist; it ends by itself.
+fn ends_by_itself() -> Story {
+    let manifest = pod("  restartPolicy: OnFailure
+  initContainers:
+  - {name: init, image: busybox, command: [sh, -c, 'echo init'], volumeMounts: [{name: work, mountPath: /work}]}
+  containers:
+  - name: again
+    image: busybox
+    command: [sh, -c, 'test -e /work/been && exit 0; touch /work/been; (setsid sleep 1000 &); exit 1']
+    volumeMounts: [{name: work, mountPath: /work}]
+  - {name: other, image: busybox, command: [sh, -c, 'until test -e /work/been; do sleep 0.02; done; echo done'], volumeMounts: [{name: work, mountPath: /work}]}
+  volumes: [{name: work, emptyDir: {}}]
+");
+    Story { manifest, args: &[] }
+}
+
+/// The same beside a pod on the host's network: an instance of two shims.
+fn two_pods() -> Story {
+    let Story { manifest, args } = ends_by_itself();
+    let second = manifest.replace("name: p}", "name: q}").replace("spec:\n", "spec:\n  hostNetwork: true\n");
+    Story { manifest: format!("{manifest}---\n{second}"), args }
+}
+
+/// A command that does not exist, beside one that does.
+fn cannot_start() -> Story {
+    let manifest = pod("  restartPolicy: Never
+  containers:
+  - {name: wrong, image: busybox, command: [/bin/nothing]}
+  - {name: right, image: busybox, command: [sleep, '0.2']}
+");
+    Story { manifest, args: &[] }
+}
+
+/// Stopped by the command: one container leaves when asked, one must be killed.
+fn is_stopped() -> Story {
+    let manifest = pod("  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: polite, image: busybox, command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.02; done']}
+  - {name: deaf, image: busybox, command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1; done']}
+");
+    Story { manifest, args: &["--timeout", "1s"] }
+}
+
+impl Story {
+    fn tell(&self, machine: &Machine, fault: &str) -> Finished {
+        machine.start_with(&self.manifest, self.args, |command| _ = command.env("PODWRIGHT_FAULT", fault)).wait()
+    }
+
+    /// The points that are passed, by who passes them, and how often.
+    fn points(&self, machine: &Machine, whose: &str) -> BTreeMap<String, u32> {
+        let list = machine.dir("points").join("list");
+        self.tell(machine, &format!("list:{}", list.display()));
+        machine.assert_as_before();
+        let mut points = BTreeMap::new();
+        for point in fs::read_to_string(list).expect("some were passed").lines().filter(|p| p.starts_with(whose)) {
+            *points.entry(point.to_owned()).or_insert(0) += 1;
+        }
+        points
+    }
+}
+
+/// Tries every case, a few at a time. A worker keeps its machine until something was left on it.
+fn each(cases: Vec<(usize, String)>, attempt: impl Fn(&Machine, usize, &str) + Sync) {
+    let (cases, wrong) = (Mutex::new(cases), Mutex::new(Vec::new()));
+    let next = || cases.lock().expect("no panic").pop();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let mut machine = Machine::with_busybox();
+                while let Some((story, point)) = next() {
+                    let tried = catch_unwind(AssertUnwindSafe(|| attempt(&machine, story, &point)));
+                    if let Err(panic) = tried {
+                        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                        wrong.lock().expect("no panic").push(format!("{point}: {text}"));
+                        machine = Machine::with_busybox();
+                    }
+                }
+            });
+        }
+    });
+    let mut wrong = wrong.into_inner().expect("no panic");
+    wrong.sort();
+    assert!(wrong.is_empty(), "{} points:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// The first and the last pass of every point of `whose`, each with its story. A point that an earlier story has is not tried twice.
+fn all_points(stories: &[Story], whose: &str) -> Vec<(usize, String)> {
+    let machine = Machine::with_busybox();
+    let mut all: BTreeMap<String, (usize, u32)> = BTreeMap::new();
+    for (n, story) in stories.iter().enumerate() {
+        for (point, passes) in story.points(&machine, whose) {
+            all.entry(point).or_insert((n, passes));
+        }
+    }
+    let mut cases = Vec::new();
+    for (point, (n, passes)) in all {
+        cases.push((n, point.clone()));
+        if passes > 1 {
+            cases.push((n, format!("{point}#{passes}")));
+        }
+    }
+    cases
+}
+
+#[test]
+fn a_run_killed_at_any_step_boundary_leaves_nothing() {
+    let stories = [two_pods(), is_stopped()];
+    let points = all_points(&stories, "engine.");
+    let verbs = [
+        "run_pod",
+        "create_container",
+        "start_container",
+        "stop_container",
+        "remove_container",
+        "stop_pod",
+        "remove_pod",
+    ];
+    for verb in verbs {
+        assert!(points.iter().any(|(_, point)| point.contains(verb)), "{verb} is not in {points:?}");
+    }
+    each(points, |machine, story, point| {
+        let ended = stories[story].tell(machine, &format!("kill:{point}"));
+        assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
+        machine.assert_as_before_within(GONE_WITHIN);
+    });
+}
+
+#[test]
+fn a_run_whose_shim_is_killed_at_any_step_boundary_says_so_and_leaves_nothing() {
+    let stories = [ends_by_itself(), cannot_start(), is_stopped()];
+    let points = all_points(&stories, "shim.");
+    assert!(points.len() >= 15, "{points:?}");
+    each(points, |machine, story, point| {
+        let ended = stories[story].tell(machine, &format!("kill:{point}"));
+        let code = ended.status.code().unwrap_or_else(|| panic!("{ended:?}"));
+        assert!(ended.stderr.contains("shim") || matches!(code, 0 | 124), "it says nothing of it: {ended:?}");
+        machine.assert_as_before();
+    });
+}
+
+#[test]
+fn twenty_runs_of_one_file_go_on_side_by_side() {
+    let machine = Machine::with_busybox();
+    let story = ends_by_itself();
+    let file = machine.manifest(&story.manifest);
+    let runs: Vec<Running> = (0..20)
+        .map(|_| {
+            let mut command = machine.podwright(["run"]);
+            command.arg(&file);
+            Running::of(command)
+        })
+        .collect();
+    for run in runs {
+        let ended = run.wait();
+        ended.code(0);
+        let mut lines: Vec<_> = ended.stdout.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["init  | init", "other | done"]);
+    }
+    machine.assert_as_before();
+}
+
+#[test]
+fn what_a_killed_run_and_its_killed_shim_leave_the_next_command_sweeps() {
+    let machine = Machine::with_busybox();
+    let ended = is_stopped().tell(&machine, "kill:shim.sweep.killed");
+    assert_ne!(ended.status.code(), None, "the shim's fault point is not the command's");
+    machine.assert_as_before();
+    let mut running = machine.start_with(&is_stopped().manifest, &[], |command| {
+        command.env("PODWRIGHT_FAULT", "kill:shim.sweep.killed");
+    });
+    let logs = machine.root().join("pods");
+    running.until("a container runs", || {
+        logs.exists() && fs::read_dir(machine.root().join("containers")).is_ok_and(|d| d.count() == 2)
+    });
+    running.signal(9);
+    assert_eq!(running.wait().status.signal(), Some(9));
+    let pruned = machine.podwright(["prune"]).output().expect("podwright");
+    assert!(pruned.status.success(), "{}", String::from_utf8_lossy(&pruned.stderr));
+    machine.assert_as_before_within(GONE_WITHIN);
+}
