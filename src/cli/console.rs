@@ -114,7 +114,7 @@ impl Observer for Console {
                 let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
                 let _ = follower.task.await; // a follower that panicked has said so
             }
-            if exit.status != ExitStatus::Exited(0) {
+            if exit.status != ExitStatus::Exited(0) || !exit.message.is_empty() {
                 let reason = exit.status.reason(exit.oom);
                 let message =
                     if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim_end()) };
