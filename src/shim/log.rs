@@ -160,6 +160,8 @@ pub struct Log {
     torn: bool,
     /// Bytes that could not be written since the last success.
     lost_bytes: u64,
+    /// And ever.
+    lost_in_all_bytes: u64,
 }
 
 impl Log {
@@ -168,7 +170,7 @@ impl Log {
     /// # Errors
     /// Naming the path.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Log { path: path.to_owned(), file: open(path)?, torn: false, lost_bytes: 0 })
+        Ok(Log { path: path.to_owned(), file: open(path)?, torn: false, lost_bytes: 0, lost_in_all_bytes: 0 })
     }
 
     /// Opens the path again: it was renamed by whoever rotates. On an error the old file is written on.
@@ -179,6 +181,11 @@ impl Log {
         self.file = open(&self.path)?;
         self.torn = false;
         Ok(())
+    }
+
+    /// How much of the log is missing, in bytes as they would be in the file.
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost_in_all_bytes
     }
 
     /// Writes the batch and empties it. A container is not stopped for a disk that is full: what cannot be written is lost and
@@ -209,7 +216,9 @@ impl Log {
             Err(_) if written == 0 => self.torn,
             Err(_) => batch.bytes[written - 1] != b'\n',
         };
-        self.lost_bytes = if result.is_ok() { 0 } else { lost_before + (batch.bytes.len() - written) as u64 };
+        let lost = if result.is_ok() { 0 } else { (batch.bytes.len() - written) as u64 };
+        self.lost_bytes = if result.is_ok() { 0 } else { lost_before + lost };
+        self.lost_in_all_bytes += lost;
         batch.bytes.clear();
         match result {
             Err(e) if lost_before == 0 => Err(e).context(|| format!("write {}; output is lost", self.path.display())),
@@ -358,5 +367,6 @@ mod tests {
         log.write(&mut batch).expect("write");
         assert!(std::fs::read_to_string(&log.path).expect("read").starts_with('\n'));
         assert_eq!(log.lost_bytes, 0);
+        assert!(log.lost_bytes() > 0, "what is missing stays missing");
     }
 }

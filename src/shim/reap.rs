@@ -204,7 +204,7 @@ impl Shim {
     }
 
     /// The way out of a container: output, execs, record, in this order.
-    pub(super) fn record(&mut self, id: &ContainerId, record: ExitRecord) -> Vec<Action> {
+    pub(super) fn record(&mut self, id: &ContainerId, mut record: ExitRecord) -> Vec<Action> {
         self.busy = true;
         let mut actions = self.end_execs(id);
         let Some(mut container) = self.containers.remove(id) else { return actions };
@@ -219,6 +219,15 @@ impl Shim {
             self.poll.remove(watched.fd.as_fd(), watched.token);
         }
         fault::point("shim.container.drained");
+        let lost = container.streams.lost_bytes();
+        if lost > 0 {
+            // Whoever reads the log cannot see that, and this is where they look next.
+            record.message = [record.message, format!("{lost} bytes of its log could not be written and are lost")]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect::<Vec<_>>()
+                .join("; ");
+        }
         let written = record::write(&container.dir.join("exit.json"), &record, Durability::Boot);
         self.noted(written);
         fault::point("shim.container.recorded");

@@ -126,6 +126,11 @@ impl Streams {
         (Progress::Read(n), logged)
     }
 
+    /// How much of the log is missing, in bytes.
+    pub fn lost_bytes(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::lost_bytes)
+    }
+
     fn write(&mut self, batch: &mut Batch) -> Result<()> {
         self.log.as_mut().map_or(Ok(()), |log| log.write(batch))
     }
