@@ -3,7 +3,7 @@
 //! Directories and cgroup come from `PODWRIGHT_ROOT`, `PODWRIGHT_STATE` and `PODWRIGHT_CGROUP_ROOT`, as for `podwright`. It does
 //! what its standard input says, line by line, and ends each answer with `end`:
 //!   layer                  the directory of the image's one layer, for the floor
-//!   rounds pod|host COUNT  "verb microseconds" for each verb of COUNT rounds
+//!   rounds pod|host COUNT  "verb microseconds" for each verb of COUNT rounds beside a pod that is there; "first" is its sandbox
 //!   logs LINES             "logs microseconds" from the start of a container that writes LINES of 100 bytes until they are logged
 //!
 //! The pod is what a manifest gives by default: the default seccomp profile, masked paths, a log file. It has no limits, for the
@@ -74,10 +74,16 @@ async fn obey(engine: &Engine, command: &str) -> Result<()> {
             say(&image.layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":"))
         }
         ["rounds", network @ ("pod" | "host"), count] => {
+            let host_network = network == "host";
+            let first = PodId::random();
+            let config = plan(engine, &first, host_network, &["true"])?.config;
+            let mut since = Instant::now();
+            engine.run_pod_as(first.clone(), config).await?;
+            lap("first", &mut since)?;
             for _ in 0..number(count)? {
-                round(engine, network == "host").await?;
+                round(engine, host_network).await?;
             }
-            Ok(())
+            engine.remove_pod(&first).await
         }
         ["logs", lines] => logs(engine, number(lines)?).await,
         _ => Err(Error::invalid(format!("{command:?} is no command"))),

@@ -19,6 +19,7 @@ use crate::id::{ContainerId, PodId};
 use crate::state::flight::Flight;
 use crate::state::model::PodCgroup;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, ProcessRecord};
+use crate::sys::spawn::Child;
 use crate::wire;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -34,7 +35,7 @@ pub struct Pod {
     /// `None` when the shim is dead.
     shim: Mutex<Option<Shim>>,
     /// The shim's process when it is a child of this one, to be reaped.
-    child: Arc<Mutex<Option<std::process::Child>>>,
+    child: Arc<Mutex<Option<Child>>>,
     facts: Mutex<Facts>,
     /// Counts changes of the facts, for whoever waits for one.
     changed: watch::Sender<u64>,
@@ -104,7 +105,7 @@ impl Container {
 }
 
 impl Pod {
-    pub fn new(record: PodRecord, child: Arc<Mutex<Option<std::process::Child>>>, flight: Option<Flight>) -> Pod {
+    pub fn new(record: PodRecord, child: Arc<Mutex<Option<Child>>>, flight: Option<Flight>) -> Pod {
         Pod {
             record,
             verb: tokio::sync::Mutex::new(()),
@@ -161,7 +162,7 @@ impl Pod {
     }
 
     /// The shim's process, for the one who reaps it.
-    pub fn take_child(&self) -> Option<std::process::Child> {
+    pub fn take_child(&self) -> Option<Child> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

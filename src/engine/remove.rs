@@ -144,12 +144,12 @@ impl Engine {
         }
         let gone = pod.wait(|facts| Ok(facts.hung_up.then_some(())));
         let left_in_time = tokio::time::timeout(SHIM_EXIT_WAIT, gone).await.is_ok();
-        let Some(mut child) = pod.take_child() else { return Ok(()) };
+        let Some(child) = pod.take_child() else { return Ok(()) };
         blocking(move || {
             if !left_in_time {
                 let _ = child.kill(); // it may have ended in this moment
             }
-            child.wait().map(|_| ()).context(|| "wait for the shim")
+            child.wait().context(|| "wait for the shim")
         })
         .await
     }

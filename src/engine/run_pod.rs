@@ -17,6 +17,7 @@ use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
 use crate::state::record::{self, Durability, PodRecord, Process};
 use crate::sys;
 use crate::sys::fs::Access;
+use crate::sys::spawn::Child;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,27 +145,25 @@ impl Engine {
         };
         fault::point("engine.run_pod.asked");
         let program = self.program()?;
-        let (child, socket) = spawn(&Birth {
+        // The shim is born there if it can be, for to join later is slow; but it is not made before there is a shim: who else
+        // would remove it after a kill -9?
+        let shims = self.open_cgroup(&self.shims_cgroup()).ok();
+        let (child, socket, joined) = spawn(&Birth {
             pod: &id,
             paths: self.paths(),
             cgroup_root: &self.0.options.cgroup_root,
             program: program.as_fd(),
+            cgroup: shims.as_ref().map(AsFd::as_fd),
         })?;
         let shim_process = Process {
             pid: child.id(),
             start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
         };
-        let engine = self.clone();
-        undo.push(move || async move {
-            engine.prune_cgroups(); // the last step back: a shim that lives is still in one of them
-            Ok(())
-        });
         let child = Arc::new(Mutex::new(Some(child)));
-        let unborn = child.clone();
-        let engine = self.clone();
+        let (engine, unborn) = (self.clone(), child.clone());
         undo.push(move || async move {
             bury_shim(unborn).await?;
-            engine.prune_cgroups(); // the shim's own, now that it is gone
+            engine.prune_cgroups();
             Ok(())
         });
         fault::point("engine.run_pod.shim");
@@ -187,7 +186,11 @@ impl Engine {
         fault::point("engine.run_pod.record");
         let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");
-        let leaf = self.make_cgroups(&pod, &shim, undo).await?;
+        let leaf = self.make_cgroups(&pod, undo)?;
+        if !joined {
+            self.join_shims(&shim).await?;
+        }
+        pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf).await?;
         pod.set_shim(Some(shim));
         tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), heard));
@@ -229,13 +232,11 @@ impl Engine {
         Flight::create(&self.paths().flight(id), Source::Engine)
     }
 
-    /// The pod's cgroup (with its limits, if it is ours), pause's leaf in it, and the shim's own place outside.
-    async fn make_cgroups(&self, pod: &Pod, shim: &Shim, undo: &mut Undo) -> Result<Cgroup> {
+    /// The pod's cgroup (with its limits, if it is ours) and pause's leaf in it.
+    fn make_cgroups(&self, pod: &Pod, undo: &mut Undo) -> Result<Cgroup> {
         let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
         let (engine, gone) = (self.clone(), pod.own_cgroup());
         undo.push(move || async move { engine.remove_cgroup(&gone) });
-        let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
-        fault::point("engine.run_pod.shims_cgroup");
         if let PodCgroup::Own { resources, .. } = &pod.record.config.cgroup {
             let settings = self.settings(resources)?;
             let own = self.make_cgroup(pod, &path, &settings)?;
@@ -250,12 +251,18 @@ impl Engine {
         fault::point("engine.run_pod.limits");
         let leaf = self.make_cgroup(pod, &leaf_path, &[])?;
         fault::point("engine.run_pod.sandbox_cgroup");
+        Ok(leaf)
+    }
+
+    /// Makes the shims' own cgroup, outside of every pod, and moves the first shim into it.
+    async fn join_shims(&self, shim: &Shim) -> Result<()> {
+        let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
+        fault::point("engine.run_pod.shims_cgroup");
         let procs =
             sys::fs::open_file_at(shims.as_fd(), "cgroup.procs", Access::Write).context(|| "open cgroup.procs")?;
         shim.done(Request::Join, &[procs.as_fd()]).await?;
         fault::point("engine.run_pod.joined");
-        pod.note("engine: cgroups made and verified");
-        Ok(leaf)
+        Ok(())
     }
 
     async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup) -> Result<()> {
@@ -284,12 +291,12 @@ impl Engine {
 }
 
 /// Kills a shim that never got to hold anything, and reaps it.
-async fn bury_shim(child: Arc<Mutex<Option<std::process::Child>>>) -> Result<()> {
+async fn bury_shim(child: Arc<Mutex<Option<Child>>>) -> Result<()> {
     let child = child.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(mut child) = child else { return Ok(()) };
+    let Some(child) = child else { return Ok(()) };
     blocking(move || {
         let _ = child.kill(); // it may have ended by itself
-        child.wait().map(|_| ()).context(|| "wait for the shim")
+        child.wait().context(|| "wait for the shim")
     })
     .await
 }

@@ -4,12 +4,14 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
 use crate::sys;
+use crate::sys::spawn::{self, Child, Spawn};
 use crate::wire::{self, Event, HEADER_BYTES, MAX_FDS, Reply, Request, ToEngine, ToShim};
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::Interest;
@@ -25,6 +27,9 @@ pub enum Heard {
     /// The connection is gone, and so is the shim, or it soon will be.
     HungUp,
 }
+
+/// errno-base.h, of clone3(2): the cgroup is gone.
+const ENODEV: i32 = 19;
 
 type Answer = (Reply, Vec<OwnedFd>);
 
@@ -58,33 +63,43 @@ pub struct Birth<'a> {
     pub cgroup_root: &'a str,
     /// The sealed program that all shims share.
     pub program: BorrowedFd<'a>,
+    /// The shims' own cgroup when it is there.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
-/// Starts a shim: a process of its own group, its file descriptor 0 the other end of the connection.
+/// Starts a shim: a process of its own group, its file descriptor 0 the other end of the connection. Tells whether it was born in
+/// the shims' cgroup, too.
 ///
 /// # Errors
 /// `Internal` when the process or its socket cannot be made.
-pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
+pub fn spawn(birth: &Birth<'_>) -> Result<(Child, OwnedFd, bool)> {
     let (ours, theirs) = UnixStream::pair().context(|| "socketpair for a shim")?;
-    let mut command = Command::new(format!("/proc/self/fd/{}", birth.program.as_raw_fd()));
-    command.arg0("podwright-shim").arg("shim").arg(birth.pod.as_str());
-    command.arg("--root").arg(&birth.paths.root).arg("--state").arg(&birth.paths.state);
+    let mut args: Vec<&OsStr> = ["podwright-shim", "shim", birth.pod.as_str(), "--root"].map(OsStr::new).into();
+    args.extend([birth.paths.root.as_os_str(), OsStr::new("--state"), birth.paths.state.as_os_str()]);
     if let Some(instance) = &birth.paths.instance {
-        command.arg("--instance").arg(instance.as_str());
+        args.extend(["--instance", instance.as_str()].map(OsStr::new));
     }
     // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
-    command.env_clear().env("PODWRIGHT_CGROUP_ROOT", birth.cgroup_root);
-    if let Some(fault) =
-        std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine."))
+    let mut env = vec![format!("PODWRIGHT_CGROUP_ROOT={}", birth.cgroup_root)];
+    if let Ok(fault) = std::env::var("PODWRIGHT_FAULT")
+        && !fault.starts_with("kill:engine.")
     {
-        command.env("PODWRIGHT_FAULT", fault);
+        env.push(format!("PODWRIGHT_FAULT={fault}"));
     }
-    // Ctrl-C in the terminal of `run` is for `run` alone.
-    command.process_group(0).current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
-    let child = command.spawn().context(|| format!("start the shim of pod {}", birth.pod.short()))?;
-    Ok((child, ours.into()))
+    let doing = || format!("start the shim of pod {}", birth.pod.short());
+    let words = |word: &OsStr| CString::new(word.as_bytes()).map_err(std::io::Error::from);
+    let argv = args.into_iter().map(words).collect::<std::io::Result<Vec<_>>>().context(doing)?;
+    let envp = env.iter().map(|e| words(OsStr::new(e))).collect::<std::io::Result<Vec<_>>>().context(doing)?;
+    // A group of its own: Ctrl-C in the terminal of `run` is for `run` alone.
+    let into = |cgroup| {
+        spawn::spawn(&Spawn { program: birth.program, argv: &argv, envp: &envp, stdin: theirs.as_fd(), cgroup })
+    };
+    let (child, inside) = match into(birth.cgroup) {
+        // Another podwright has removed it in this moment, with its last pod.
+        Err(e) if birth.cgroup.is_some() && e.raw_os_error() == Some(ENODEV) => (into(None), false),
+        child => (child, birth.cgroup.is_some()),
+    };
+    Ok((child.context(doing)?, ours.into(), inside))
 }
 
 /// Makes the socket at `path` that a shim will listen on.

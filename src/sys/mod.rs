@@ -37,6 +37,7 @@ mod seccomp;
 pub mod session;
 pub mod signalfd;
 pub mod socket;
+pub mod spawn;
 pub mod wait;
 mod xattr;
 
