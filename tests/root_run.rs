@@ -430,3 +430,52 @@ fn standard_input_is_a_manifest_with_several_pods() {
     assert_eq!(lines, ["c | one", "c | two"]);
     machine.assert_as_before();
 }
+
+/// What PROBE-IN prints in an exec.
+fn exec_probe(machine: &Machine) -> String {
+    let mut command = machine.podwright(["exec", "p", "--", "/probe/probe"]);
+    let done = command.output().expect("podwright");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("utf-8")
+}
+
+#[test]
+fn an_exec_has_exactly_the_container_s_powers_and_environment() {
+    let machine = Machine::with_busybox();
+    let dir = probe_dir(&machine);
+    let contexts = [
+        "{}",
+        "{runAsUser: 1000, runAsGroup: 3000, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
+        "{runAsUser: 7, capabilities: {add: [NET_ADMIN]}, seccompProfile: {type: Unconfined}}",
+        "{privileged: true}",
+    ];
+    for context in contexts {
+        let manifest = pod(&format!(
+            "{NEVER}  securityContext: {{supplementalGroups: [4000]}}\n  terminationGracePeriodSeconds: 0\n  containers:
+  - name: c
+    image: busybox
+    command: [sh, -c, '/probe/probe; echo up; while :; do sleep 0.05; done']
+    workingDir: /tmp
+    env: [{{name: A, value: b}}]
+    securityContext: {context}
+    volumeMounts: [{{name: probe, mountPath: /probe, readOnly: true}}]
+  volumes: [{{name: probe, hostPath: {{path: {}}}}}]
+",
+            dir.display()
+        ));
+        let running = up(&machine, &manifest, &[]);
+        let of_exec = exec_probe(&machine);
+        running.signal(SIGINT);
+        running.signal(SIGINT);
+        let of_start = running.wait().code(130).stdout.clone();
+        assert_eq!(powers(&of_start), powers(&of_exec), "{context}");
+        for same in ["cwd", "ns", "limits", "oom_score_adj"] {
+            assert_eq!(section(&of_start, same), section(&of_exec, same), "{context}: {same}");
+        }
+        for variable in ["A=b", "HOSTNAME=p"] {
+            assert!(section(&of_exec, "env").lines().any(|line| line == variable), "{context}: {of_exec}");
+        }
+        assert_eq!(section(&of_exec, "fd").lines().count(), 3, "{context}: {of_exec}");
+        machine.assert_as_before();
+    }
+}
