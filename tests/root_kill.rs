@@ -65,7 +65,7 @@ fn is_stopped() -> Story {
 
 impl Story {
     fn tell(&self, machine: &Machine, fault: &str) -> Finished {
-        machine.start_with(&self.manifest, self.args, |command| drop(command.env("PODWRIGHT_FAULT", fault))).wait()
+        machine.start_with(&self.manifest, self.args, |command| _ = command.env("PODWRIGHT_FAULT", fault)).wait()
     }
 
     /// The points that are passed, by who passes them, and how often.

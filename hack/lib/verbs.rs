@@ -53,7 +53,7 @@ fn drive() -> Result<()> {
             obey(&engine, &line.context(|| "read a command")?).await?;
             say("end")?;
         }
-        sweep::release(&engine)
+        sweep::release(&engine).await
     })
 }
 

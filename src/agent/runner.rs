@@ -155,7 +155,7 @@ async fn live(
         }
         let wake_at = decision.wake_at.map(|at| runner.started_at + at);
         tokio::select! {
-            Some(news) = heard.recv() => runner.hear(news),
+            Some(news) = heard.recv() => runner.hear(news, wish.stop),
             () = sleep_until(wake_at) => {}
             why = &mut lost, if why_lost.is_none() => {
                 why_lost = Some(why?);
@@ -237,7 +237,7 @@ impl Runner<'_> {
         }
     }
 
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: News, stopping: bool) {
         match news {
             News::Running(index, id) => {
                 self.current[index] = Some(id);
@@ -248,8 +248,9 @@ impl Runner<'_> {
                 let oom_killed = exit.oom.is_some();
                 self.observed[index].state = State::Exited(End { code, oom_killed, at: self.started_at.elapsed() });
                 self.exits[index] = Some(exit);
-                if let Some((_, _)) =
-                    reconcile::waiting(&self.rules, index, &self.observed[index], self.started_at.elapsed())
+                if !stopping
+                    && let Some((_, _)) =
+                        reconcile::waiting(&self.rules, index, &self.observed[index], self.started_at.elapsed())
                 {
                     let delay = self.observed[index].backoff.map_or(Duration::ZERO, |b| b.delay);
                     self.observer.backing_off(&self.plan.containers[index], delay);

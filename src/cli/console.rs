@@ -114,7 +114,8 @@ impl Observer for Console {
                 let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
                 let _ = follower.task.await; // a follower that panicked has said so
             }
-            if exit.status != ExitStatus::Exited(0) || !exit.message.is_empty() {
+            // A container that exits 0 may still have lost a child to its memory limit, or a part of its log.
+            if exit.status != ExitStatus::Exited(0) || exit.oom.is_some() || !exit.message.is_empty() {
                 let reason = exit.status.reason(exit.oom);
                 let message =
                     if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim_end()) };

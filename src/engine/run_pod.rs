@@ -154,6 +154,11 @@ impl Engine {
             pid: child.id(),
             start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
         };
+        let engine = self.clone();
+        undo.push(move || async move {
+            engine.prune_cgroups(); // the last step back: a shim that lives is still in one of them
+            Ok(())
+        });
         let child = Arc::new(Mutex::new(Some(child)));
         let unborn = child.clone();
         let engine = self.clone();
@@ -228,11 +233,7 @@ impl Engine {
     async fn make_cgroups(&self, pod: &Pod, shim: &Shim, undo: &mut Undo) -> Result<Cgroup> {
         let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
         let (engine, gone) = (self.clone(), pod.own_cgroup());
-        undo.push(move || async move {
-            engine.remove_cgroup(&gone)?;
-            engine.prune_cgroups();
-            Ok(())
-        });
+        undo.push(move || async move { engine.remove_cgroup(&gone) });
         let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
         fault::point("engine.run_pod.shims_cgroup");
         if let PodCgroup::Own { resources, .. } = &pod.record.config.cgroup {
