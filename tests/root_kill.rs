@@ -23,13 +23,13 @@ struct Story {
 fn ends_by_itself() -> Story {
     let manifest = pod("  restartPolicy: OnFailure
   initContainers:
-  - {name: init, image: busybox, command: [sh, -c, 'echo init'], volumeMounts: [{name: work, mountPath: /work}]}
+  - {name: init, image: busybox, command: [sh, -c, 'echo init'], volumeMounts: [{name: work, mountPath: /scratch}]}
   containers:
   - name: again
     image: busybox
-    command: [sh, -c, 'test -e /work/been && exit 0; touch /work/been; (setsid sleep 1000 &); exit 1']
-    volumeMounts: [{name: work, mountPath: /work}]
-  - {name: other, image: busybox, command: [sh, -c, 'until test -e /work/been; do sleep 0.02; done; echo done'], volumeMounts: [{name: work, mountPath: /work}]}
+    command: [sh, -c, 'test -e /scratch/been && exit 0; touch /scratch/been; (setsid sleep 1000 &); exit 1']
+    volumeMounts: [{name: work, mountPath: /scratch}]
+  - {name: other, image: busybox, command: [sh, -c, 'until test -e /scratch/been; do sleep 0.02; done; echo done'], volumeMounts: [{name: work, mountPath: /scratch}]}
   volumes: [{name: work, emptyDir: {}}]
 ");
     Story { manifest, args: &[] }

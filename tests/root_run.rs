@@ -15,7 +15,7 @@ const SIGTERM: i32 = 15;
 /// A manifest with these containers (`name: script`), restarted never.
 fn containers(list: &str, of: &[(&str, &str)]) -> String {
     let items = of.iter().map(|(name, script)| {
-        format!("  - name: {name}\n    image: busybox\n    command: [sh, -c, {script:?}]\n    volumeMounts: [{{name: work, mountPath: /work}}]\n")
+        format!("  - name: {name}\n    image: busybox\n    command: [sh, -c, {script:?}]\n    volumeMounts: [{{name: work, mountPath: /scratch}}]\n")
     });
     format!("  {list}:\n{}", items.collect::<String>())
 }
@@ -87,10 +87,10 @@ fn lines_of_several_containers_have_their_names_before_them() {
 #[test]
 fn init_containers_run_one_after_another_and_before_all_others() {
     let machine = Machine::with_busybox();
-    let slow = "test ! -e /work/running; touch /work/running; sleep 0.3; rm /work/running; echo $0 >> /work/order";
+    let slow = "test ! -e /scratch/running; touch /scratch/running; sleep 0.3; rm /scratch/running; echo $0 >> /scratch/order";
     let ended = machine.run(&pod_of(
         &[("one", &slow.replace("$0", "one")), ("two", &slow.replace("$0", "two"))],
-        &[("app", "cat /work/order; ls /work")],
+        &[("app", "cat /scratch/order; ls /scratch")],
         NEVER,
     ));
     ended.code(0);
@@ -103,8 +103,8 @@ fn a_failing_init_container_means_that_no_app_ever_existed() {
     let machine = Machine::with_busybox();
     let told = machine.dir("told");
     let manifest = pod_of(
-        &[("first", "exit 0"), ("fails", "exit 9"), ("third", "touch /work/third")],
-        &[("app", "touch /work/app"), ("other", "touch /work/other")],
+        &[("first", "exit 0"), ("fails", "exit 9"), ("third", "touch /scratch/third")],
+        &[("app", "touch /scratch/app"), ("other", "touch /scratch/other")],
         NEVER,
     );
     let manifest = manifest.replace("emptyDir: {}", &format!("hostPath: {{path: {}}}", told.display()));
@@ -117,7 +117,7 @@ fn a_failing_init_container_means_that_no_app_ever_existed() {
 #[test]
 fn a_container_is_started_again_only_when_its_policy_says_so() {
     let machine = Machine::with_busybox();
-    let second_time_ok = "test -e /work/been && echo again && exit 0; touch /work/been; echo first; exit 5";
+    let second_time_ok = "test -e /scratch/been && echo again && exit 0; touch /scratch/been; echo first; exit 5";
     let ended = machine.run(&pod_of(&[], &[("c", second_time_ok)], "  restartPolicy: OnFailure\n"));
     ended.code(0);
     assert_eq!(ended.stdout, "first\nagain\n");
@@ -125,7 +125,7 @@ fn a_container_is_started_again_only_when_its_policy_says_so() {
     ended.code(5);
     assert_eq!(ended.stdout, "first\n");
     let ended =
-        machine.run_with(&pod_of(&[], &[("c", "echo x >> /work/n; wc -l < /work/n")], ""), &["--timeout", "2s"]);
+        machine.run_with(&pod_of(&[], &[("c", "echo x >> /scratch/n; wc -l < /scratch/n")], ""), &["--timeout", "2s"]);
     ended.code(124);
     assert!(ended.stdout.contains('1') && ended.stderr.contains("container c is started again in 10 s"), "{ended:?}");
     machine.assert_as_before();
@@ -135,8 +135,8 @@ fn a_container_is_started_again_only_when_its_policy_says_so() {
 fn two_containers_that_wait_for_each_other_at_fifos_both_end() {
     let machine = Machine::with_busybox();
     let ended = machine.run(&pod_of(
-        &[("make", "mkfifo /work/a /work/b")],
-        &[("left", "echo l > /work/a; cat /work/b"), ("right", "read x < /work/a; echo r$x > /work/b")],
+        &[("make", "mkfifo /scratch/a /scratch/b")],
+        &[("left", "echo l > /scratch/a; cat /scratch/b"), ("right", "read x < /scratch/a; echo r$x > /scratch/b")],
         NEVER,
     ));
     ended.code(0);
@@ -174,17 +174,17 @@ fn namespaces_are_the_pod_s_or_the_host_s() {
 fn containers_of_a_pod_see_each_other_s_processes_only_when_they_share_them() {
     let machine = Machine::with_busybox();
     let both = [
-        ("a", "touch /work/a; until test -e /work/done; do sleep 0.05; done"),
+        ("a", "touch /scratch/a; until test -e /scratch/done; do sleep 0.05; done"),
         (
             "b",
-            "until test -e /work/a; do sleep 0.05; done; grep -l a; grep -hc /work/done /proc/[0-9]*/cmdline | sort -u; touch /work/done",
+            "until test -e /scratch/a; do sleep 0.05; done; grep -l a; grep -hc /scratch/done /proc/[0-9]*/cmdline | sort -u; touch /scratch/done",
         ),
     ];
     let both = [
         both[0],
         (
             both[1].0,
-            "until test -e /work/a; do sleep 0.05; done; cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; touch /work/done",
+            "until test -e /scratch/a; do sleep 0.05; done; cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; touch /scratch/done",
         ),
     ];
     let ended = machine.run(&pod_of(&[], &both, &format!("{NEVER}  shareProcessNamespace: true\n")));
@@ -429,4 +429,53 @@ fn standard_input_is_a_manifest_with_several_pods() {
     lines.sort_unstable();
     assert_eq!(lines, ["c | one", "c | two"]);
     machine.assert_as_before();
+}
+
+/// What PROBE-IN prints in an exec.
+fn exec_probe(machine: &Machine) -> String {
+    let mut command = machine.podwright(["exec", "p", "--", "/probe/probe"]);
+    let done = command.output().expect("podwright");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("utf-8")
+}
+
+#[test]
+fn an_exec_has_exactly_the_container_s_powers_and_environment() {
+    let machine = Machine::with_busybox();
+    let dir = probe_dir(&machine);
+    let contexts = [
+        "{}",
+        "{runAsUser: 1000, runAsGroup: 3000, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
+        "{runAsUser: 7, capabilities: {add: [NET_ADMIN]}, seccompProfile: {type: Unconfined}}",
+        "{privileged: true}",
+    ];
+    for context in contexts {
+        let manifest = pod(&format!(
+            "{NEVER}  securityContext: {{supplementalGroups: [4000]}}\n  terminationGracePeriodSeconds: 0\n  containers:
+  - name: c
+    image: busybox
+    command: [sh, -c, '/probe/probe; echo up; while :; do sleep 0.05; done']
+    workingDir: /tmp
+    env: [{{name: A, value: b}}]
+    securityContext: {context}
+    volumeMounts: [{{name: probe, mountPath: /probe, readOnly: true}}]
+  volumes: [{{name: probe, hostPath: {{path: {}}}}}]
+",
+            dir.display()
+        ));
+        let running = up(&machine, &manifest, &[]);
+        let of_exec = exec_probe(&machine);
+        running.signal(SIGINT);
+        running.signal(SIGINT);
+        let of_start = running.wait().code(130).stdout.clone();
+        assert_eq!(powers(&of_start), powers(&of_exec), "{context}");
+        for same in ["cwd", "ns", "limits", "oom_score_adj"] {
+            assert_eq!(section(&of_start, same), section(&of_exec, same), "{context}: {same}");
+        }
+        for variable in ["A=b", "HOSTNAME=p"] {
+            assert!(section(&of_exec, "env").lines().any(|line| line == variable), "{context}: {of_exec}");
+        }
+        assert_eq!(section(&of_exec, "fd").lines().count(), 3, "{context}: {of_exec}");
+        machine.assert_as_before();
+    }
 }

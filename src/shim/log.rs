@@ -184,7 +184,7 @@ impl Log {
     }
 
     /// How much of the log is missing, in bytes as they would be in the file.
-    pub fn lost_bytes(&self) -> u64 {
+    pub fn lost_in_all_bytes(&self) -> u64 {
         self.lost_in_all_bytes
     }
 
@@ -367,6 +367,6 @@ mod tests {
         log.write(&mut batch).expect("write");
         assert!(std::fs::read_to_string(&log.path).expect("read").starts_with('\n'));
         assert_eq!(log.lost_bytes, 0);
-        assert!(log.lost_bytes() > 0, "what is missing stays missing");
+        assert!(log.lost_in_all_bytes() > 0, "what is missing stays missing");
     }
 }
