@@ -87,7 +87,8 @@ fn lines_of_several_containers_have_their_names_before_them() {
 #[test]
 fn init_containers_run_one_after_another_and_before_all_others() {
     let machine = Machine::with_busybox();
-    let slow = "test ! -e /scratch/running; touch /scratch/running; sleep 0.3; rm /scratch/running; echo $0 >> /scratch/order";
+    let slow =
+        "test ! -e /scratch/running; touch /scratch/running; sleep 0.3; rm /scratch/running; echo $0 >> /scratch/order";
     let ended = machine.run(&pod_of(
         &[("one", &slow.replace("$0", "one")), ("two", &slow.replace("$0", "two"))],
         &[("app", "cat /scratch/order; ls /scratch")],

@@ -114,11 +114,7 @@ impl Observer for Console {
                 let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
                 let _ = follower.task.await; // a follower that panicked has said so
             }
-<<<<<<< HEAD
             // A container that exits 0 may still have lost a child to its memory limit, or have left a message.
-=======
-            // A container that exits 0 may still have lost a child to its memory limit, or a part of its log.
->>>>>>> runtests
             if exit.status != ExitStatus::Exited(0) || exit.oom.is_some() || !exit.message.is_empty() {
                 let reason = exit.status.reason(exit.oom);
                 let message =
