@@ -219,7 +219,7 @@ impl Shim {
             self.poll.remove(watched.fd.as_fd(), watched.token);
         }
         fault::point("shim.container.drained");
-        let lost = container.streams.lost_in_all_bytes();
+        let lost = container.streams.lost_bytes();
         if lost > 0 {
             // Whoever reads the log cannot see that, and this is where they look next.
             record.message = [record.message, format!("{lost} bytes of its log could not be written and are lost")]

@@ -128,7 +128,7 @@ impl Streams {
 
     /// How much of the log is missing, in bytes.
     pub fn lost_bytes(&self) -> u64 {
-        self.log.as_ref().map_or(0, Log::lost_bytes)
+        self.log.as_ref().map_or(0, Log::lost_in_all_bytes)
     }
 
     fn write(&mut self, batch: &mut Batch) -> Result<()> {
