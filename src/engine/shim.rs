@@ -1,5 +1,6 @@
 //! The engine's end of the wire: makes a pod's shim, speaks with it, hears its events. Knows nothing of what a shim does.
 
+use super::cgroups::{OWNER_CGROUP, here};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
@@ -76,6 +77,9 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(std::process::Child, OwnedFd)> {
     }
     // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
     command.env_clear().env("PODWRIGHT_CGROUP_ROOT", birth.cgroup_root);
+    if let Some(cgroup) = here()? {
+        command.env(OWNER_CGROUP, cgroup.as_str());
+    }
     if let Some(fault) =
         std::env::var_os("PODWRIGHT_FAULT").filter(|f| !f.to_string_lossy().starts_with("kill:engine."))
     {
