@@ -252,6 +252,14 @@ impl Hierarchy {
                 format!("{controller} is disabled by cgroup_disable= on the kernel's command line"),
                 "boot without it".to_owned(),
             )
+        } else if self.mount_point.join("cgroup.events").exists() {
+            // The kernel's own root does not have that file (Documentation/admin-guide/cgroup-v2.rst): this is a container's.
+            (
+                format!(
+                    "{controller} is not in cgroup.controllers of the root that this container sees: it was not given it"
+                ),
+                format!("outside of it, echo +{controller} > cgroup.subtree_control of the cgroup above it"),
+            )
         } else {
             (
                 format!("{controller} is not in cgroup.controllers of the root: this kernel does not have it"),

@@ -13,6 +13,15 @@ use std::time::Duration;
 /// How long processes of a cgroup may take to die of SIGKILL before its removal is given up.
 const EMPTY_WAIT: Duration = Duration::from_secs(10);
 
+/// The environment variable by which a shim knows the cgroup of its owner, for when it sweeps.
+pub(super) const OWNER_CGROUP: &str = "PODWRIGHT_OWNER_CGROUP";
+
+/// The cgroup of this process; `None` when it is not below the root that we see.
+pub(super) fn here() -> Result<Option<CgroupPath>> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::")).and_then(|path| path.parse().ok()))
+}
+
 impl Engine {
     /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
     pub(super) fn shims_cgroup(&self) -> String {
@@ -55,16 +64,23 @@ impl Engine {
         self.hierarchy().remove(&path.parse()?, EMPTY_WAIT)
     }
 
-    /// Moves this process out of podwright's cgroups, to the root of the hierarchy, so that they can go.
+    /// Moves this process out of podwright's cgroups, so that they can go.
     pub(super) fn leave_shims(&self) -> Result<()> {
-        let inside = std::fs::read_to_string("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
         let own = self.options().cgroup_root.parse::<CgroupPath>()?;
-        let here = inside.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-        if here.parse::<CgroupPath>().is_ok_and(|path| path.is_within(&own)) {
-            let root = self.hierarchy().root()?;
-            root.write("cgroup.procs", "0").context(|| "leave podwright's cgroup")?;
+        let inside = here()?.is_some_and(|path| path.is_within(&own));
+        if inside { self.outside()?.write("cgroup.procs", "0").context(|| "leave podwright's cgroup") } else { Ok(()) }
+    }
+
+    /// A cgroup outside of podwright's own where a process may be moved: that of `run`, as its shims know it; else the root. The
+    /// root takes processes only while it is the kernel's: a container's has controllers enabled below it.
+    pub(super) fn outside(&self) -> Result<Cgroup> {
+        let own = self.options().cgroup_root.parse::<CgroupPath>()?;
+        let told = std::env::var(OWNER_CGROUP).ok().and_then(|path| path.parse().ok());
+        let known = told.or(here()?).filter(|path: &CgroupPath| !path.is_within(&own));
+        match known.map(|path| self.hierarchy().open(&path)) {
+            Some(Ok(cgroup)) => Ok(cgroup),
+            _ => self.hierarchy().root(),
         }
-        Ok(())
     }
 
     /// Removes podwright's own cgroups that hold nothing any more; others may be using them.

@@ -117,9 +117,9 @@ impl Engine {
         if parked.is_empty() {
             return Ok(());
         }
-        let root = self.hierarchy().root()?;
-        let procs =
-            open_file_at(root.as_fd(), "cgroup.procs", Access::Write).context(|| "open the root's cgroup.procs")?;
+        let outside = self.outside()?;
+        let procs = open_file_at(outside.as_fd(), "cgroup.procs", Access::Write)
+            .context(|| format!("open cgroup.procs of {}", outside.path()))?;
         let mut left = Vec::new();
         for pod in &parked {
             if let Ok(shim) = pod.shim() {

@@ -1,5 +1,6 @@
 //! The engine's end of the wire: makes a pod's shim, speaks with it, hears its events. Knows nothing of what a shim does.
 
+use super::cgroups::{OWNER_CGROUP, here};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
@@ -81,6 +82,9 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(Child, OwnedFd, bool)> {
     }
     // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
     let mut env = vec![format!("PODWRIGHT_CGROUP_ROOT={}", birth.cgroup_root)];
+    if let Some(cgroup) = here()? {
+        env.push(format!("{OWNER_CGROUP}={cgroup}"));
+    }
     if let Ok(fault) = std::env::var("PODWRIGHT_FAULT")
         && !fault.starts_with("kill:engine.")
     {
