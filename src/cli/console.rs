@@ -1,6 +1,6 @@
 //! What `run` shows: the output of containers as it comes, and a line on stderr for what a person should know.
 
-use crate::agent::convert::{ContainerPlan, PodPlan};
+use crate::agent::convert::ContainerPlan;
 use crate::agent::logs::{Line, Stream, Tail};
 use crate::agent::runner::{Ending, Observer};
 use crate::id::{ContainerId, PodId};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// The terminal, or whatever reads us.
+/// The terminal, or whatever reads us, for one pod.
 #[derive(Debug)]
 pub(super) struct Console {
     quiet: bool,
@@ -32,12 +32,12 @@ struct Follower {
 }
 
 impl Console {
-    pub(super) fn new(plans: &[(PodId, PodPlan)], quiet: bool) -> Console {
-        let names = plans.iter().flat_map(|(_, plan)| plan.containers.iter().map(|c| c.config.name.as_str()));
+    /// For one pod; `names` are those of the containers of all pods that are shown side by side.
+    pub(super) fn new(names: &[String], quiet: bool) -> Console {
         Console {
             quiet,
-            prefix: names.clone().count() > 1,
-            width: names.map(str::len).max().unwrap_or(0),
+            prefix: names.len() > 1,
+            width: names.iter().map(String::len).max().unwrap_or(0),
             followers: Mutex::default(),
             names: Mutex::default(),
         }

@@ -165,10 +165,13 @@ async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest]) -> Resu
         }
     }
     let (ask, asked) = watch::channel(Ask::Run);
-    let console = Arc::new(Console::new(&plans, args.quiet));
+    let names: Vec<String> =
+        plans.iter().flat_map(|(_, p)| p.containers.iter().map(|c| c.config.name.clone())).collect();
     let mut pods = JoinSet::new();
     for (n, (id, plan)) in plans.into_iter().enumerate() {
-        let (engine, console, asked) = (engine.clone(), console.clone(), asked.clone());
+        // One for each pod: containers of two pods may have the same name.
+        let console = Arc::new(Console::new(&names, args.quiet));
+        let (engine, asked) = (engine.clone(), asked.clone());
         pods.spawn(async move { (n, runner::run(&engine, id, &plan, console, asked).await) });
     }
     let code = supervise(args, pods, &ask).await;
