@@ -377,7 +377,7 @@ fn busybox_root(layer: &Path) {
     for dir in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
         fs::create_dir_all(layer.join(dir)).expect("mkdir");
     }
-    fs::copy("/usr/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
+    fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
     symlink("busybox", layer.join("bin/sh")).expect("symlink");
 }
 
