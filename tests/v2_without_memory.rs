@@ -2,8 +2,10 @@
 //! `hack/vm --append cgroup_disable=memory`.
 
 mod cgroup_area;
+mod fixtures;
 
 use cgroup_area::Area;
+use fixtures::machine::{Machine, script};
 use podwright::cgroup::{apply, limits};
 use podwright::error::Kind;
 use podwright::state::model::Resources;
@@ -26,4 +28,18 @@ fn a_memory_limit_is_refused_naming_the_file_and_the_boot_argument() {
     let enforced: Vec<_> = report.rows.iter().filter(|row| row.kernel.is_some()).map(|row| &*row.file).collect();
     assert_eq!(enforced, ["cpu.max"]);
     assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
+}
+
+#[test]
+fn a_pod_with_a_memory_limit_is_refused_by_the_binary_and_leaves_nothing() {
+    let mut machine = Machine::with_busybox();
+    let manifest = script("cat /sys/fs/cgroup/cpu.max", "resources: {limits: {cpu: 250m, memory: 128Mi}}");
+    assert_eq!(
+        machine.run(&manifest).code(0).stdout,
+        "25000 100000\n",
+        "what there is is enforced when that is allowed"
+    );
+    machine.globals.clear();
+    machine.run(&manifest).refused(&["memory.max", "128Mi", "cgroup_disable=", "boot without it"]);
+    machine.assert_as_before();
 }
