@@ -131,9 +131,16 @@ impl Cgroup {
             return Err(Error::invalid("the root cgroup cannot be killed"));
         }
         match self.write("cgroup.kill", "1") {
-            Err(e) if is_gone(&e) && self.is_gone() => Ok(()),
-            done => done.context(|| format!("write cgroup.kill of {}", self.path)),
+            Err(e) if is_gone(&e) && self.is_gone() => return Ok(()),
+            done => done.context(|| format!("write cgroup.kill of {}", self.path))?,
         }
+        self.unthrottle();
+        Ok(())
+    }
+
+    /// Lifts `cpu.max` from what has been killed: the kernel makes it wait for its quota on the way out, for many seconds at 1m.
+    pub fn unthrottle(&self) {
+        let _ = self.write("cpu.max", "max"); // without the controller, or the cgroup, there is no quota either
     }
 
     /// Whether a live process is in it or below; a zombie is none.

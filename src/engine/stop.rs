@@ -6,6 +6,7 @@ use super::signal::SIGKILL;
 use crate::error::{Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
+use crate::state::model::PodCgroup;
 use crate::state::record::{self, Durability, ExitRecord, StoppedRecord};
 use crate::wire::Request;
 use std::sync::Arc;
@@ -115,6 +116,9 @@ impl Engine {
         }
         let mut left = Vec::new();
         let ids: Vec<ContainerId> = pod.facts().containers.keys().cloned().collect();
+        if let PodCgroup::Own { .. } = &pod.record.config.cgroup {
+            self.kill_together(pod, &ids);
+        }
         for id in &ids {
             if let Err(e) = self.stop_in(pod, id, Duration::ZERO).await {
                 left.push(e);
@@ -135,6 +139,22 @@ impl Engine {
         pod.note("engine: pod stopped");
         pod.change(|facts| facts.stopped = true);
         Ok(())
+    }
+
+    /// Kills the containers of a pod whose cgroup is ours, so that its quota can be lifted: one after the other they would wait for it
+    /// on their way out. Nothing of them runs any more, and how they ended is learned from the shim as ever.
+    fn kill_together(&self, pod: &Pod, ids: &[ContainerId]) {
+        let killed = |id: &ContainerId| match self.open_cgroup(&pod.container_cgroup(id)) {
+            Err(e) => e.kind() == Kind::NotFound,
+            Ok(cgroup) => cgroup.kill().is_ok(),
+        };
+        let alive = ids.iter().filter(|id| !killed(id)).count();
+        // Why one could not be killed is told by the stop that follows; it keeps its quota.
+        if alive == 0
+            && let Ok(own) = self.open_cgroup(&pod.own_cgroup())
+        {
+            own.unthrottle();
+        }
     }
 }
 

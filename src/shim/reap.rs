@@ -46,12 +46,19 @@ pub(super) fn now(pidfd: BorrowedFd<'_>) {
     let _ = pidfd::kill_and_reap(pidfd); // ECHILD: it is gone, which is what is wanted
 }
 
-/// `cgroup.kill`.
+/// `cgroup.kill`. What dies need not wait for its quota on the way out.
 pub(super) fn kill_cgroup(cgroup: BorrowedFd<'_>) -> Result<()> {
     match fs::write_file_at(cgroup, "cgroup.kill", b"1") {
-        Err(e) if is_gone(&e) => Ok(()),
-        done => done.context(|| "write cgroup.kill"),
+        Err(e) if is_gone(&e) => return Ok(()),
+        done => done.context(|| "write cgroup.kill")?,
     }
+    unthrottle(cgroup);
+    Ok(())
+}
+
+/// Lifts `cpu.max` from what has been killed, for which it would be many seconds at 1m.
+fn unthrottle(cgroup: BorrowedFd<'_>) {
+    let _ = fs::write_file_at(cgroup, "cpu.max", b"max"); // without the controller, or the cgroup, there is no quota either
 }
 
 /// `ENOENT` and `ENODEV`: the cgroup was removed.
@@ -254,6 +261,10 @@ impl Shim {
             }
         }
         let _ = self.kill_pause(); // it may have ended; the sweep finds one that has not
+        // All of a pod of `run`, whose cgroup is podwright's own, has been killed.
+        if let Some(Ok(pod)) = self.containers.values().next().map(|container| parent_dir(container.cgroup.as_fd())) {
+            unthrottle(pod.as_fd());
+        }
         let end = Instant::now() + SWEEP_WAIT;
         loop {
             while let Ok(Some(pid)) = wait::ended_child() {
