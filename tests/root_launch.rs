@@ -4,6 +4,7 @@ mod fixtures;
 
 use fixtures::pod::{self, Pod, bind, own, section, status};
 use fixtures::{canary, runner};
+use podwright::wire::Seccomp;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         specs_that_cannot_be_honoured_are_refused_by_field,
         a_terminal_is_the_containers_own,
         an_own_init_reaps_and_passes_on_signals_and_status,
+        every_program_comes_under_its_quota,
         ten_thousand_orphans_leave_no_zombie,
         pause_is_worthless,
         devices_are_the_default_ones,
@@ -495,6 +497,28 @@ fn an_own_init_reaps_and_passes_on_signals_and_status() {
     let e = pod.refused(&["nosuch"], |launch| launch.init = true);
     assert_eq!((e.step, e.errno), (podwright::launch::Step::Exec, 2), "{e}");
     assert_eq!(pod.run(&["sh", "-c", "kill -9 $$"], |launch| launch.init = true).0, 137);
+}
+
+/// On the way to the program a child is out of its quota by its scheduling policy: field 41 of /proc/PID/stat.
+fn every_program_comes_under_its_quota() {
+    let ordinary = "0 0\n"; // no real-time priority; SCHED_OTHER
+    let of = |pid: &str| format!("read stat < /proc/{pid}/stat; set -- ${{stat##*) }}; echo ${{38}} ${{39}}");
+    let (own_policy, inits) = (of("self"), of("1"));
+    let own_policy = ["sh", "-c", &own_policy];
+    let mut pod = Pod::new(own());
+    with_own_libraries(&pod.layers[0].clone());
+    assert_eq!(pod.run(&own_policy, |_| {}), (0, ordinary.to_owned()));
+    assert_eq!(pod.run(&own_policy, |launch| launch.seccomp = Seccomp::Unconfined), (0, ordinary.to_owned()));
+    assert_eq!(pod.run(&own_policy, |launch| launch.init = true), (0, ordinary.to_owned()), "below an own init");
+    let (code, text) = pod.run(&["sh", "-c", &inits], |launch| launch.init = true);
+    assert_eq!((code, text.as_str()), (0, ordinary), "the own init");
+    let launch = pod.launch(&["sleep", "1000"], |_| {});
+    let running = pod.start(launch).expect("start");
+    assert_eq!(running.exec(&own_policy, |_| {}).expect("exec"), (0, ordinary.to_owned()));
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pod.pause.process.pid)).expect("pause runs");
+    let fields: Vec<&str> = stat.split(' ').collect();
+    assert_eq!(fields[39..41], ["0", "0"], "pause: {stat}");
+    running.kill();
 }
 
 fn ten_thousand_orphans_leave_no_zombie() {

@@ -3,11 +3,12 @@
 
 mod fixtures;
 
-use fixtures::machine::{Machine, Running, binary, script};
+use fixtures::machine::{GONE_WITHIN, Machine, Running, binary, script};
 use podwright::sys::ns::{NsFlags, unshare};
 use serde_json::Value;
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A machine on which nothing unenforced is allowed.
 fn strict() -> Machine {
@@ -59,6 +60,60 @@ fn a_limit_is_shown_as_asked_written_read_back_and_effective() {
     running.signal(15);
     running.wait().code(137);
     machine.assert_as_before();
+}
+
+/// A container that takes all that it gets, which is a thousandth of a processor.
+fn slowest() -> String {
+    script("while :; do :; done", "resources: {limits: {cpu: 1m}}")
+}
+
+#[test]
+fn the_way_to_a_program_is_not_throttled() {
+    let machine = strict();
+    let mut running = machine.start(&slowest(), &[]);
+    let mut counts = None;
+    running.until("the container runs", || {
+        counts = throttled(&machine.cgroup_dir());
+        counts.is_some()
+    });
+    let (usage_us, periods) = counts.expect("just now");
+    // A period for each millisecond is what the quota allows; what was used beyond that was used on the way.
+    assert!(usage_us > periods * 1250, "{usage_us} us in {periods} throttled periods");
+    running.signal(9);
+    running.wait();
+    machine.assert_as_before_within(GONE_WITHIN);
+}
+
+/// Microseconds used by the first cgroup below `dir` that has been throttled and has a process that is not podwright's, and in how many
+/// periods it was.
+fn throttled(dir: &std::path::Path) -> Option<(u64, u64)> {
+    let below = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let here = || {
+        let stat = fs::read_to_string(dir.join("cpu.stat")).ok()?;
+        let field = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).ok()?;
+        let program = fs::read_to_string(format!("/proc/{}/cmdline", procs.lines().next()?)).ok()?;
+        let counts = (field("usage_usec")?, field("nr_throttled")?);
+        (program.starts_with("sh\0") && counts.1 > 0).then_some(counts)
+    };
+    here().or_else(|| below.into_iter().find_map(|path| throttled(&path)))
+}
+
+#[test]
+fn a_run_of_the_slowest_pod_that_is_killed_at_any_moment_is_soon_gone() {
+    std::thread::scope(|scope| {
+        for seconds in [1, 3, 8] {
+            scope.spawn(move || {
+                let machine = strict();
+                let began = Instant::now();
+                let mut running = machine.start(&slowest(), &[]);
+                running.until("its moment", || began.elapsed() >= Duration::from_secs(seconds));
+                running.signal(9);
+                running.wait();
+                machine.assert_as_before_within(GONE_WITHIN);
+            });
+        }
+    });
 }
 
 /// The first object that speaks of a file.

@@ -6,6 +6,7 @@ use super::report::{At, Failed, Message, Reporter};
 use super::{Step, libc_errno};
 use crate::state::record::User;
 use crate::sys::openat2::{self, Links, Open};
+use crate::sys::sched::{self, Policy};
 use crate::sys::{capability, credentials, exec, install_seccomp, prctl, rlimit};
 use std::ffi::CString;
 use std::io;
@@ -30,6 +31,7 @@ pub(super) fn leave_the_shim(
     // First of all: from the clone on, a process of a shared pid namespace sees this one, and must not be able to read the shim's
     // memory in it (CVE-2016-9962). Ends at execve.
     prctl::set_not_dumpable().at(Step::Dumpable)?;
+    leave_the_quota();
     // Before the terminal, which becomes the session's.
     credentials::setsid().at(Step::Session)?;
     // Before the shim's descriptors go, for ours are among them; they are duplicates from here on.
@@ -54,6 +56,20 @@ pub(super) fn leave_the_shim(
     }
     // Through the host's /proc, before the container's is entered, which may be anything (CVE-2019-16884).
     oom_score_adj(process, reporter)
+}
+
+/// The way to the program is ours, not the container's, and takes locks of the whole host (mounts, namespaces): before Linux 6.18 one
+/// that is out of its quota there keeps them until its next slice, and a start under 1m takes half a minute of a slow machine.
+///
+/// By its policy and not by lifting `cpu.max`: what was written and read back stays as it is, at every level, and whatever
+/// becomes of shim and engine, this process comes [`under_the_quota`] before it can run anything of the container's, or ends.
+pub(super) fn leave_the_quota() {
+    let _ = sched::set_policy(Policy::Unthrottled); // where that is not allowed, it starts as slowly as its quota says
+}
+
+/// From here on `cpu.max` applies.
+pub(super) fn under_the_quota() -> Result<(), Failed> {
+    sched::set_policy(Policy::Ordinary).at(Step::Policy)
 }
 
 fn oom_score_adj(process: &Process, reporter: &Reporter) -> Result<(), Failed> {
@@ -111,6 +127,8 @@ pub(super) fn confine(process: &Process, user: &User, root: BorrowedFd<'_>, repo
     // Inheritable is what is ambient and nothing more (CVE-2022-24769).
     capability::capset(permitted, effective, process.ambient).at(Step::Capabilities)?;
     capability::set_ambient(process.ambient).at(Step::Ambient)?;
+    // Before the filter, which may not allow it.
+    under_the_quota()?;
     // As late as can be: every call above would else have to be allowed by the container's profile. After it: capset where it was
     // needed for the filter, execve, and write for bad news.
     if filtered {

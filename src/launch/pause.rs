@@ -7,7 +7,7 @@
 
 use super::report::{self, At, Failed, Message, Reporter};
 use super::spawn::{born, finish};
-use super::{Child, StartError, Step, libc_errno};
+use super::{Child, StartError, Step, confine, libc_errno};
 use crate::state::model::NamespaceMode;
 use crate::sys::clone::{self, CloneFlags};
 use crate::sys::mount::{self, Depth, MountAttr};
@@ -125,6 +125,7 @@ impl Plan {
     fn set_up(&self, reporter: &Reporter) -> Result<(), Failed> {
         // Before anything else: from the clone on, the pod's namespace may have others in it one day.
         prctl::set_not_dumpable().at(Step::Dumpable)?;
+        confine::leave_the_quota();
         credentials::setsid().at(Step::Session)?;
         // Nothing of the shim's, not even the standard three.
         exec::close_all_but(&[reporter.0.as_fd()], false).at(Step::CloseInherited)?;
@@ -132,6 +133,7 @@ impl Plan {
         // While the host's mounts are still here, and before capabilities go.
         self.namespaces()?;
         self.tiny_root()?;
+        confine::under_the_quota()?;
         // Worthless from here on. Bounding set first, it takes CAP_SETPCAP; the uid takes the other sets with it.
         prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
         capability::limit_bounding_set(0).at(Step::BoundingSet)?;

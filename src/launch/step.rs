@@ -62,6 +62,7 @@ steps! {
     Signals = "reset signals",
     Seccomp = "load seccomp filter",
     CloseFiles = "close files",
+    Policy = "come under the quota",
     Exec = "exec",
     Init = "exec the own init",
     // Of pause.

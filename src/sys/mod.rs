@@ -33,6 +33,7 @@ mod process;
 pub mod pty;
 mod random;
 pub mod rlimit;
+pub mod sched;
 mod seccomp;
 pub mod session;
 pub mod signalfd;
