@@ -2,20 +2,9 @@
 
 mod fixtures;
 
-use fixtures::machine::{Finished, Machine, Running, pod, script};
+use fixtures::machine::{Machine, Running, ask, json, pod, script};
 use fixtures::put;
-use serde_json::Value;
 use std::process::Command;
-
-/// Runs a command to its end.
-fn ask(machine: &Machine, args: &[&str]) -> Finished {
-    Running::of(machine.podwright(args.iter().copied())).wait()
-}
-
-fn json(machine: &Machine, args: &[&str]) -> Value {
-    let asked = ask(machine, &[args, &["-o", "json"]].concat());
-    serde_json::from_str(&asked.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {}{}", asked.stdout, asked.stderr))
-}
 
 /// A pod whose container `c` writes two lines and waits.
 fn waiting(machine: &Machine, more: &str) -> Running {

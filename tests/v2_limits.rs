@@ -139,6 +139,7 @@ fn a_number_that_wraps_is_caught_by_reading_it_back() {
         asked: "99999999999999999999".to_owned(),
         value: "99999999999999999999".to_owned(),
         compare: Compare::Bytes { unit: 4096 },
+        default: false,
     };
     let e = apply(&area.host, &cgroup, &[wraps], true).expect_err("it is another number");
     assert_eq!(e.kind(), Kind::InvalidArgument);

@@ -122,30 +122,52 @@ fn page_name(bytes: u64) -> String {
 }
 
 /// Bytes of huge pages asked for, for every size of the node (0 where none is, as the kubelet has it) and every size asked for.
-fn hugepages(asked: impl Iterator<Item = (String, i64)>, node: &NodeResources) -> BTreeMap<String, u64> {
+/// Also the files of those that nobody asked for.
+fn hugepages(
+    asked: impl Iterator<Item = (String, i64)>,
+    node: &NodeResources,
+) -> (BTreeMap<String, u64>, BTreeSet<String>) {
     let mut result: BTreeMap<String, u64> = node.hugepage_bytes.iter().map(|size| (page_name(*size), 0)).collect();
+    let mut defaults: BTreeSet<String> = result.keys().flat_map(|size| hugepage_files(size)).collect();
     for (name, bytes) in asked {
         let Some(size) = name.strip_prefix("hugepages-").and_then(|s| s.parse::<Quantity>().ok()) else { continue };
-        result.insert(page_name(size.units().unsigned_abs()), bytes.unsigned_abs());
+        let size = page_name(size.units().unsigned_abs());
+        hugepage_files(&size).iter().for_each(|file| _ = defaults.remove(file));
+        result.insert(size, bytes.unsigned_abs());
     }
-    result
+    (result, defaults)
+}
+
+fn hugepage_files(size: &str) -> [String; 2] {
+    [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")]
 }
 
 /// The numbers of a container's cgroup, as the kubelet gives them to CRI.
 pub fn container(spec: &PodSpec, qos: Qos, container: &Container, node: &NodeResources) -> Resources {
     let memory = value(&container.limits, "memory").units();
     let quota = quota_us(value(&container.limits, "cpu").millis());
+    let asked = container.limits.iter().map(|(n, q)| (n.clone(), q.value.units()));
+    let (hugepage_limits, mut defaults) = hugepages(asked, node);
+    let request = value(&container.requests, "cpu").millis();
+    let unasked = [
+        ("memory.oom.group", true),
+        // With a limit it is part of it: what does not fit in the memory may not go to swap instead.
+        ("memory.swap.max", memory == 0),
+        ("cpu.weight", request == 0),
+    ];
+    defaults.extend(unasked.into_iter().filter(|(_, unasked)| *unasked).map(|(file, _)| file.to_owned()));
     Resources {
         cpu_period_us: if quota == 0 { 0 } else { PERIOD_US.unsigned_abs() },
         cpu_quota_us: quota,
-        cpu_shares: shares(value(&container.requests, "cpu").millis()),
+        cpu_shares: shares(request),
         memory_limit_bytes: memory,
         memory_swap_limit_bytes: 0,
         oom_score_adj: oom_score_adj(spec, qos, container, node),
-        hugepage_limits: hugepages(container.limits.iter().map(|(n, q)| (n.clone(), q.value.units())), node),
+        hugepage_limits,
         unified: [("memory.oom.group", "1"), ("memory.swap.max", "0")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into(),
+        defaults,
         ..Resources::default()
     }
 }
@@ -166,17 +188,23 @@ pub fn pod(spec: &PodSpec, qos: Qos, node: &NodeResources) -> Resources {
     let everyone = || spec.init_containers.iter().chain(&spec.containers);
     let all_limited = |name: &str| everyone().all(|c| value(&c.limits, name) > Quantity::ZERO);
     let limit = |name: &str| limits.get(name).copied().filter(|_| all_limited(name)).unwrap_or_default();
-    let hugepages = hugepages(requests.iter().map(|(n, q)| (n.clone(), q.units())), node);
+    let (hugepage_limits, mut defaults) = hugepages(requests.iter().map(|(n, q)| (n.clone(), q.units())), node);
+    let request = requests.get("cpu").map_or(0, |q| q.millis());
+    if request == 0 {
+        defaults.insert("cpu.weight".to_owned());
+    }
     if qos == Qos::BestEffort {
-        return Resources { cpu_shares: MIN_SHARES.unsigned_abs(), hugepage_limits: hugepages, ..Resources::default() };
+        let cpu_shares = MIN_SHARES.unsigned_abs();
+        return Resources { cpu_shares, hugepage_limits, defaults, ..Resources::default() };
     }
     let quota = quota_us(limit("cpu").millis());
     Resources {
         cpu_period_us: if quota == 0 { 0 } else { PERIOD_US.unsigned_abs() },
         cpu_quota_us: quota,
-        cpu_shares: shares(requests.get("cpu").map_or(0, |q| q.millis())),
+        cpu_shares: shares(request),
         memory_limit_bytes: limit("memory").units(),
-        hugepage_limits: hugepages,
+        hugepage_limits,
+        defaults,
         ..Resources::default()
     }
 }
@@ -267,6 +295,27 @@ mod tests {
         let whole = pod(&pod_spec, qos(&pod_spec), &node());
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes), (512, 100_000, 256 << 20));
         assert_eq!(cgroup_path(qos(&pod_spec), "u"), "burstable/podu");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_known_as_a_default() {
+        let defaults = |one: Container| {
+            let spec = spec(vec![], vec![one.clone()]);
+            let whole = pod(&spec, qos(&spec), &node());
+            let of = |resources: &Resources| resources.defaults.iter().cloned().collect::<Vec<_>>().join(" ");
+            (of(&container(&spec, qos(&spec), &one, &node())), of(&whole))
+        };
+        let one_gb = "hugetlb.1GB.max hugetlb.1GB.rsvd.max";
+        let huge = &format!("{one_gb} hugetlb.2MB.max hugetlb.2MB.rsvd.max");
+        assert_eq!(
+            defaults(with("", "")),
+            (format!("cpu.weight {huge} memory.oom.group memory.swap.max"), format!("cpu.weight {huge}"))
+        );
+        assert_eq!(
+            defaults(with("cpu=1", "memory=1Gi hugepages-2Mi=4Mi")),
+            (format!("{one_gb} memory.oom.group"), one_gb.to_owned()),
+            "a memory limit is one of swap as well"
+        );
     }
 
     #[test]

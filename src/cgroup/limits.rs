@@ -35,11 +35,13 @@ pub struct Setting {
     pub asked: String,
     pub value: String,
     pub compare: Compare,
+    /// Nobody asked for it ([`Resources::defaults`]).
+    pub default: bool,
 }
 
 impl Setting {
     fn new(file: impl Into<String>, asked: impl Into<String>, value: impl Into<String>, compare: Compare) -> Self {
-        Setting { file: file.into(), asked: asked.into(), value: value.into(), compare }
+        Setting { file: file.into(), asked: asked.into(), value: value.into(), compare, default: false }
     }
 
     /// The controller whose file it is: what stands before the first dot.
@@ -113,6 +115,9 @@ pub fn settings(asked: &Resources, page_bytes: u64) -> Result<Vec<Setting>> {
     pids(asked, &mut list)?;
     hugetlb(asked, &mut list)?;
     unified(asked, page_bytes, &mut list)?;
+    for setting in &mut list {
+        setting.default = asked.defaults.contains(&setting.file);
+    }
     Ok(list)
 }
 
@@ -581,6 +586,18 @@ mod tests {
         {
             assert!(settings(&with_unified(&[(bad, "1")]), 4096).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_nobody_asked_for_is_known_from_those_that_were_asked_for() {
+        let asked = Resources {
+            memory_limit_bytes: 64 << 20,
+            defaults: ["memory.oom.group".to_owned(), "memory.swap.max".to_owned(), "io.max".to_owned()].into(),
+            ..with_unified(&[("memory.oom.group", "1")])
+        };
+        let list = settings(&asked, 4096).expect("valid");
+        let defaults: Vec<_> = list.iter().map(|s| (s.file.as_str(), s.default)).collect();
+        assert_eq!(defaults, [("memory.max", false), ("memory.swap.max", true), ("memory.oom.group", true)]);
     }
 
     #[test]

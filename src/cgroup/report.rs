@@ -28,8 +28,10 @@ pub struct Row {
     /// As people write it.
     pub asked: String,
     pub written: String,
-    /// As the kernel shows it; `None`: the file is missing, the limit is not enforced.
+    /// As the kernel shows it; `None`: the file is missing, and the limit is not enforced.
     pub kernel: Option<String>,
+    /// Why a file that nobody asked for was left out: the host has none.
+    pub not_available: Option<String>,
     /// What really holds: the minimum over this cgroup and those above it.
     pub effective: Option<String>,
     /// Whether the kernel shows what was written, as it rounds it.
@@ -55,16 +57,22 @@ impl<'a> Draft<'a> {
 
     /// What the kernel shows for a setting; `None`: its file is missing.
     pub(super) fn add(&mut self, setting: &Setting, kernel: Option<String>) -> Result<()> {
-        if kernel.is_none() {
-            let warning = self.not_enforced(setting)?;
-            self.report.warnings.push(warning);
-        }
+        let not_available = match kernel {
+            Some(_) => None,
+            None if setting.default => Some(self.why_missing(setting)?),
+            None => {
+                let warning = self.not_enforced(setting)?;
+                self.report.warnings.push(warning);
+                None
+            }
+        };
         self.report.rows.push(Row {
             file: setting.file.clone(),
             asked: setting.asked.clone(),
             written: setting.value.replace('\n', "; "),
             holds: kernel.as_ref().is_some_and(|text| setting.compare.holds(&setting.value, text)),
             kernel: kernel.map(|text| text.trim().replace('\n', "; ")),
+            not_available,
             effective: None,
         });
         Ok(())
@@ -92,29 +100,35 @@ impl<'a> Draft<'a> {
 
     /// Why the limit is not enforced: as a warning where that is allowed.
     fn not_enforced(&mut self, setting: &Setting) -> Result<String> {
+        let reason = self.why_missing(setting)?;
         let path = self.cgroup.path();
-        if self.cgroup.is_gone() {
-            return Err(gone(self.cgroup));
+        if self.reasons.get(setting.controller()).is_some_and(Option::is_none) && swap_is_moot(setting) {
+            return Ok(format!(
+                "memory.swap.max of {path}: this kernel does not count swap; there is none now, and none may be added"
+            ));
         }
-        let controller = setting.controller();
-        if !self.reasons.contains_key(controller) {
-            let missing = self.host.why_missing(path, controller)?;
-            self.reasons.insert(controller.to_owned(), missing.map(|m| format!("{}; {}", m.why, m.remedy)));
-        }
-        let reason = match &self.reasons[controller] {
-            Some(reason) => reason.clone(),
-            None if swap_is_moot(setting) => {
-                return Ok(format!(
-                    "memory.swap.max of {path}: this kernel does not count swap; there is none now, and none may be added"
-                ));
-            }
-            None => format!("this kernel has no file {}; leave the limit out", setting.file),
-        };
         let text = format!("{} {} of {path} cannot be enforced: {reason}", setting.file, setting.asked);
         if self.allow_unenforced {
             return Ok(text);
         }
         Err(Error::unsupported(format!("{text} (or allow it with --allow-unenforced-limits)")))
+    }
+
+    /// Why the cgroup has no such file, and the remedy.
+    fn why_missing(&mut self, setting: &Setting) -> Result<String> {
+        if self.cgroup.is_gone() {
+            return Err(gone(self.cgroup));
+        }
+        let controller = setting.controller();
+        if !self.reasons.contains_key(controller) {
+            let missing = self.host.why_missing(self.cgroup.path(), controller)?;
+            self.reasons.insert(controller.to_owned(), missing.map(|m| format!("{}; {}", m.why, m.remedy)));
+        }
+        Ok(match (&self.reasons[controller], setting.default) {
+            (Some(reason), _) => reason.clone(),
+            (None, true) => format!("this kernel has no file {}", setting.file),
+            (None, false) => format!("this kernel has no file {}; leave the limit out", setting.file),
+        })
     }
 }
 

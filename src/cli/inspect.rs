@@ -96,6 +96,9 @@ struct Limit {
     written: String,
     /// `null`: the file is missing, the limit is not enforced.
     kernel: Option<String>,
+    /// Why a file that nobody asked for was left out: the host has none.
+    #[serde(rename = "notAvailable")]
+    not_available: Option<String>,
     /// What holds, with the cgroups above.
     effective: Option<String>,
     /// The kernel shows what was written.
@@ -143,6 +146,7 @@ fn limits(report: Result<crate::cgroup::Report>) -> Result<(Vec<Limit>, Vec<Stri
         asked: row.asked,
         written: row.written,
         kernel: row.kernel,
+        not_available: row.not_available,
         effective: row.effective,
         holds: row.holds,
     };
@@ -316,8 +320,12 @@ fn container_text(page: &mut Page, view: &ContainerView) {
 fn limits_text(page: &mut Page, limits: &[Limit]) {
     let row = |l: &Limit| {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let word = if l.holds { "yes" } else { "NO" }.to_owned();
-        [l.file.clone(), l.asked.clone(), l.written.clone(), or_dash(&l.kernel), or_dash(&l.effective), word]
+        let word = match (l.holds, &l.not_available) {
+            (true, _) => "yes",
+            (false, Some(_)) => "not available",
+            (false, None) => "NO",
+        };
+        [l.file.clone(), l.asked.clone(), l.written.clone(), or_dash(&l.kernel), or_dash(&l.effective), word.to_owned()]
     };
     page.table(1, "limits:", ["FILE", "ASKED", "WRITTEN", "KERNEL", "EFFECTIVE", "HOLDS"], limits.iter().map(row));
 }

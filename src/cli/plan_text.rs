@@ -163,8 +163,12 @@ pub(super) fn process(page: &mut Page, level: usize, spec: &Value) {
 
 /// Files of a cgroup, what was asked and what is written for it.
 fn limits(page: &mut Page, level: usize, limits: &[Limit]) {
-    let word = |limit: &Limit| if limit.not_enforced.is_some() { "no" } else { "yes" }.to_owned();
-    let rows = limits.iter().map(|l| [l.file.clone(), l.asked.clone(), l.written.clone(), word(l)]);
+    let word = |limit: &Limit| match (&limit.not_enforced, &limit.not_available) {
+        (Some(_), _) => "no",
+        (None, Some(_)) => "not available",
+        (None, None) => "yes",
+    };
+    let rows = limits.iter().map(|l| [l.file.clone(), l.asked.clone(), l.written.clone(), word(l).to_owned()]);
     page.table(level, "limits:", ["FILE", "ASKED", "WRITTEN", "ENFORCEABLE"], rows);
 }
 

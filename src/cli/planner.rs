@@ -66,6 +66,8 @@ pub(super) struct Limit {
     pub written: String,
     /// Why this host cannot enforce it, and the remedy.
     pub not_enforced: Option<String>,
+    /// Why this host has no such file, of one that nobody asked for: it is left out.
+    pub not_available: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -266,7 +268,8 @@ impl Planner {
         let list = if self.options.allow_unenforced { warnings } else { refusals };
         let mut rows = Vec::new();
         for setting in settings {
-            let not_enforced = self.why_missing(setting.controller())?;
+            let missing = self.why_missing(setting.controller())?;
+            let (not_available, not_enforced) = if setting.default { (missing, None) } else { (None, missing) };
             if let Some(why) = &not_enforced {
                 list.push(format!("limits of the {} controller cannot be enforced: {why}", setting.controller()));
             }
@@ -275,6 +278,7 @@ impl Planner {
                 file: setting.file,
                 asked: setting.asked,
                 not_enforced,
+                not_available,
             });
         }
         Ok(rows)

@@ -114,6 +114,12 @@ fn named(mut checks: Vec<Check>, subject: &str) -> Vec<Check> {
 /// A row a file; what is not there is told with why.
 fn limits(report: &Report) -> Vec<Check> {
     let check = |row: &crate::cgroup::Row| {
+        if let Some(why) = &row.not_available {
+            // Nobody asked for it: the pod is what its manifest says without it.
+            let note = format!("nobody asked for it, and {why}");
+            let check = Check::new(row.file.clone(), row.written.clone(), "not available");
+            return Check { ok: true, note, ..check };
+        }
         let kernel = row.kernel.clone().unwrap_or_else(|| "not enforced".to_owned());
         let why = report.warnings.iter().find(|w| w.starts_with(&format!("{} ", row.file)));
         let note = match (&row.kernel, &row.effective) {

@@ -5,7 +5,7 @@
 
 use crate::id::{ContainerId, Digest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A pod sandbox as asked for (CRI `PodSandboxConfig`).
@@ -178,6 +178,9 @@ pub struct Resources {
     pub pids_limit: i64,
     /// Files of the cgroup and what to write; they win over everything above.
     pub unified: BTreeMap<String, String>,
+    /// Those of the files that nobody asked for, and that every container of a pod gets all the same: where the host has no such
+    /// file they are left out, and are no reason to refuse the pod.
+    pub defaults: BTreeSet<String>,
 }
 
 /// CRI `LinuxContainerSecurityContext`.

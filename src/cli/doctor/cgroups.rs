@@ -11,7 +11,7 @@ const AREA: &str = "cgroups";
 /// A controller, what is not enforced without it, and whether most pods ask for that.
 const CONTROLLERS: &[(&str, &str, Verdict)] = &[
     ("cpu", "CPU limits (cpu.max) and shares between containers (cpu.weight)", Verdict::Fail),
-    ("memory", "memory limits, out-of-memory detection, and memory statistics", Verdict::Fail),
+    ("memory", "memory limits, memory.oom.group, out-of-memory detection, and memory statistics", Verdict::Fail),
     ("pids", "limits on the number of processes: a fork bomb takes the host along", Verdict::Warn),
     ("cpuset", "pinning to CPUs and memory nodes", Verdict::Warn),
     ("io", "limits and weights of disk I/O, and I/O statistics", Verdict::Warn),
@@ -136,7 +136,8 @@ fn controller(name: &str, without: &str, verdict: Verdict, available: &str, know
             (verdict, format!("{remedy}; or --allow-unenforced-limits, and a pod's status says what is not enforced"))
         }
     };
-    Finding::ok(AREA, check, found, format!("without it: no {without}")).but(verdict, remedy)
+    let why = format!("without it: no {without}; a pod that asks for none of it runs all the same");
+    Finding::ok(AREA, check, found, why).but(verdict, remedy)
 }
 
 /// Whether `cgroup.root` can be made and given controllers: a cgroup with processes of its own passes none on, cgroups(7).
