@@ -2,8 +2,9 @@
 
 mod fixtures;
 
-use fixtures::machine::{Machine, Running, ask, json, pod, script};
+use fixtures::machine::{Machine, PATIENCE, Running, ask, json, pod, script, until};
 use fixtures::put;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 /// A pod whose container `c` writes two lines and waits.
@@ -49,6 +50,34 @@ fn a_pod_is_listed_read_entered_and_stopped_and_nothing_is_left() {
     assert_eq!(ask(&machine, &["stop", "p"]).code(0).stdout, "p stopped\n");
     run.wait().code(0);
     assert_eq!(ask(&machine, &["pods"]).stderr, "no pods; `podwright run FILE` runs one\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn an_exec_that_is_interrupted_or_killed_takes_its_command_along_and_nothing_else() {
+    let machine = Machine::with_busybox();
+    let run = waiting(&machine, "");
+    ask(&machine, &["exec", "p", "--", "sh", "-c", "sleep 1234 >/dev/null 2>&1 &"]).code(0);
+    let deaf = "trap '' INT TERM HUP PIPE; (setsid sleep 4321 &); touch /tmp/up; while :; do sleep 0.1; done";
+    let count = |argument: &str| {
+        let shown = ask(&machine, &["exec", "p", "--", "ps", "-o", "args"]);
+        shown.stdout.lines().filter(|line| *line == format!("sleep {argument}")).count()
+    };
+    for signal in [2, 15, 9] {
+        let mut exec = Running::of(machine.podwright(["exec", "p", "--", "sh", "-c", deaf]));
+        exec.until("it is up", || ask(&machine, &["exec", "p", "--", "test", "-e", "/tmp/up"]).status.success());
+        assert_eq!(count("4321"), 1);
+        exec.signal(signal);
+        assert_eq!(exec.wait().status.signal(), Some(signal));
+        until(PATIENCE, || match count("4321") {
+            0 => Ok(()),
+            n => Err(format!("{n} processes of it run on after signal {signal}")),
+        });
+        ask(&machine, &["exec", "p", "--", "rm", "/tmp/up"]).code(0);
+    }
+    assert_eq!(count("1234"), 1, "what a finished exec left in the background is the container's");
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
     machine.assert_as_before();
 }
 

@@ -244,7 +244,7 @@ impl Shim {
             let further = match action {
                 Action::KillContainer(id) => self.kill_container(&id),
                 Action::Record(id, record) => self.record(&id, record),
-                Action::KillExec(key) => self.kill_exec(&key),
+                Action::KillExec(key, why) => self.kill_exec(&key, why),
                 Action::RemoveExec(key) => self.remove_exec(&key),
                 Action::KillPause => self.kill_pause(),
                 Action::Reply(ticket, reply) => self.reply(ticket, reply, Vec::new()),

@@ -2,7 +2,7 @@
 //!
 //! Its streams are the engine's, so a process in the background that holds them holds up nobody here: the answer comes when
 //! the first process has ended. What it leaves in the background lives on as part of the container, as in other runtimes, and
-//! `exec-N` goes when that does; at the deadline all of it is killed.
+//! `exec-N` goes when that does; at the deadline, or when whoever asked for it hangs up first, all of it is killed.
 
 use super::event_loop::{Process, Shim, Source, Watched};
 use super::machine::{Action, ExecKey, Ticket};
@@ -86,8 +86,8 @@ impl Shim {
         Ok(())
     }
 
-    pub(super) fn kill_exec(&mut self, key: &ExecKey) -> Vec<Action> {
-        self.note(&format!("{} in {}: killed at its deadline", key.1, key.0.short()));
+    pub(super) fn kill_exec(&mut self, key: &ExecKey, why: &str) -> Vec<Action> {
+        self.note(&format!("{} in {}: {why}", key.1, key.0.short()));
         if let Some(exec) = self.execs.get(key) {
             let killed = kill_cgroup(exec.cgroup.as_fd());
             fault::point("shim.exec.killed");

@@ -7,10 +7,12 @@
 //! container  (unknown) --Start--> Running --first process has ended--> Ending --cgroup is empty--> Ended --Forget--> (unknown)
 //!            (unknown) --Start fails--> Failed --Forget--> (unknown)
 //! exec       (unknown) --Exec--> Running --first process has ended, answered--> Lingering --cgroup is empty--> (unknown)
+//!                                Running --its connection is gone, killed-------> Lingering
 //! ```
 //! *Ending* is not told to anybody: the exit is told when the output is in the log and the record on disk. A *lingering* exec has
 //! left processes in the background; they live on like any other of the container, as in other runtimes, and their cgroup
-//! goes when they do. At its deadline the whole tree of an exec is killed.
+//! goes when they do. At its deadline the whole tree of an exec is killed; so it is when whoever asked for it is gone (Ctrl-C at
+//! `podwright exec`), for nobody is left who could hear how it ends, or end it.
 //!
 //! A signal, a kill or a rotation that comes when the container has ended just then is answered `Done`: what it was to bring
 //! about has happened, and the sender cannot know better.
@@ -45,8 +47,8 @@ pub enum Action {
     KillContainer(ContainerId),
     /// Drain the output, remove the cgroups of its execs, write the record; then [`Machine::recorded`].
     Record(ContainerId, ExitRecord),
-    /// cgroup.kill of the exec's own.
-    KillExec(ExecKey),
+    /// cgroup.kill of the exec's own, and why.
+    KillExec(ExecKey, &'static str),
     /// Its cgroup is empty: rmdir.
     RemoveExec(ExecKey),
     KillPause,
@@ -173,12 +175,25 @@ impl Machine {
         self.stoppers.retain(|ticket| ticket.connection != connection);
         let unborn = connection == FIRST && !peer.greeted && self.instance;
         if peer.owner || unborn {
-            vec![Action::Sweep]
-        } else if self.peers.is_empty() && !self.listening {
-            vec![Action::Exit]
-        } else {
-            Vec::new()
+            return vec![Action::Sweep];
         }
+        let mut actions = self.abandon_execs(connection);
+        if self.peers.is_empty() && !self.listening {
+            actions.push(Action::Exit);
+        }
+        actions
+    }
+
+    /// Nobody will hear of the execs that this connection asked for.
+    fn abandon_execs(&mut self, connection: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (key, exec) in &mut self.execs {
+            if matches!(exec, Exec::Running { ticket, .. } if ticket.connection == connection) {
+                *exec = Exec::Lingering { reaped: false };
+                actions.push(Action::KillExec(key.clone(), "killed, for whoever asked for it is gone"));
+            }
+        }
+        actions
     }
 
     // Requests.
@@ -510,7 +525,7 @@ impl Machine {
                 *exec = Exec::Lingering { reaped: false };
             } else {
                 *deadline = Some(now + KILL_GRACE);
-                actions.push(Action::KillExec(key.clone()));
+                actions.push(Action::KillExec(key.clone(), "killed at its deadline"));
             }
         }
         actions

@@ -93,7 +93,7 @@ fn told(actions: &[Action]) -> Vec<String> {
         .map(|action| match action {
             Action::KillContainer(id) => format!("kill {}", short(id)),
             Action::Record(id, record) => format!("record {} {}", short(id), record.message).trim_end().to_owned(),
-            Action::KillExec(key) => format!("kill {} of {}", key.1, short(&key.0)),
+            Action::KillExec(key, _) => format!("kill {} of {}", key.1, short(&key.0)),
             Action::RemoveExec(key) => format!("remove {} of {}", key.1, short(&key.0)),
             Action::KillPause => "kill pause".to_owned(),
             Action::Reply(ticket, Reply::Done) => format!("done {}", ticket.id),
@@ -328,6 +328,25 @@ fn at_its_deadline_an_exec_is_killed_and_answered_even_if_it_does_not_die() {
     assert_eq!(machine.next_deadline(), None);
     assert!(machine.exec_empty(&two).is_empty(), "its first process is not reaped yet");
     assert_eq!(told(&machine.exec_ended(&two, ExitStatus::Signaled(9), false)), ["remove exec-2 of a"]);
+}
+
+#[test]
+fn an_exec_is_killed_when_whoever_asked_for_it_hangs_up_and_its_cgroup_goes() {
+    let mut machine = up("a");
+    machine.connected(OTHER);
+    machine.greeted(OTHER, false);
+    let key = |n| (id('a'), ExecId(n));
+    for (n, connection) in [(1, OTHER), (2, FIRST), (3, OTHER)] {
+        machine.exec_started(key(n), Ticket { connection, id: n }, None);
+    }
+    machine.exec_ended(&key(3), ExitStatus::Exited(0), true);
+    assert_eq!(told(&machine.closed(OTHER)), ["kill exec-1 of a"], "neither another's nor one that was answered");
+    assert_eq!(told(&machine.exec_ended(&key(1), ExitStatus::Signaled(9), true)), [""; 0], "there is nobody to tell");
+    assert_eq!(told(&machine.exec_empty(&key(1))), ["remove exec-1 of a"]);
+    assert_eq!(
+        told(&machine.exec_ended(&key(2), ExitStatus::Exited(0), false)),
+        ["executed 2 0", "remove exec-2 of a"]
+    );
 }
 
 #[test]
