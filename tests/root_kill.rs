@@ -1,13 +1,19 @@
-//! `podwright run` and its shims killed with -9 at every step boundary ([`podwright::fault`]), and many of them side by side:
+//! `podwright run`, `exec`, an update and their shims killed with -9 at every step boundary ([`podwright::fault`]), and many of them side by side:
 //! soon nothing is left, or at once when the command itself survives.
 
 mod fixtures;
 
-use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, pod};
-use std::collections::BTreeMap;
+use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, ask, json, pod, until};
+use podwright::engine::{Engine, Options};
+use podwright::state::model::Resources;
+use podwright::state::paths::Paths;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 
 /// How many runs are tried at a time: each mostly waits.
@@ -158,6 +164,161 @@ fn a_run_whose_shim_is_killed_at_any_step_boundary_says_so_and_leaves_nothing() 
         assert!(ended.stderr.contains("shim") || matches!(code, 0 | 124), "it says nothing of it: {ended:?}");
         machine.assert_as_before();
     });
+}
+
+/// A pod that runs until it is told to end.
+fn waits() -> Story {
+    let manifest = pod("  restartPolicy: Never
+  containers:
+  - {name: c, image: busybox, command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.02; done']}
+");
+    Story { manifest, args: &[] }
+}
+
+/// It runs, and takes execs.
+fn waiting(machine: &Machine, fault: &str) -> Running {
+    let story = waits();
+    let fault = |command: &mut Command| _ = command.env("PODWRIGHT_FAULT", fault);
+    let mut run = machine.start_with(&story.manifest, story.args, fault);
+    run.until("it runs", || ask(machine, &["pods"]).stdout.contains(" Running "));
+    run
+}
+
+/// One that would run for ever, but for its deadline.
+fn exec(machine: &Machine, fault: &str) -> Finished {
+    let mut command =
+        machine.podwright(["exec", "--timeout", "300ms", "p", "--", "sh", "-c", "(setsid sleep 4321 &); sleep 4321"]);
+    command.env("PODWRIGHT_FAULT", fault);
+    Running::of(command).wait()
+}
+
+/// The points in a list that begin so, each once.
+fn listed(list: &Path, whose: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(list).expect("some were passed");
+    text.lines().filter(|point| point.starts_with(whose)).map(str::to_owned).collect()
+}
+
+/// What a pod is: its container's pid and restarts, the processes in it, its cgroups.
+fn condition(machine: &Machine) -> (Value, String, Vec<String>) {
+    let container = json(machine, &["ps"])["containers"][0].take();
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    let mut inside: Vec<String> = Vec::new();
+    let mut below = vec![machine.cgroup_dir()];
+    while let Some(dir) = below.pop() {
+        inside.extend(fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().map(|pid| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            format!("{} {}", dir.display(), command.replace('\0', " "))
+        }));
+        below.extend(entries(dir).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    // Its script is sometimes between two sleeps.
+    inside.retain(|process| !process.ends_with(" sleep 0.02 "));
+    inside.sort();
+    let path = container["cgroup"].as_str().expect("text").trim_start_matches('/').to_owned();
+    let mut execs: Vec<String> = entries(fixtures::pod::cgroup_root().join(path))
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|name| name.starts_with("exec-"))
+        .collect();
+    execs.extend(inside);
+    (container["pid"].clone(), container["state"].to_string(), execs)
+}
+
+#[test]
+fn an_exec_killed_at_any_step_boundary_leaves_the_pod_as_it_was() {
+    let machine = Machine::with_busybox();
+    let run = waiting(&machine, "");
+    let list = machine.dir("points").join("list");
+    exec(&machine, &format!("list:{}", list.display())).code(124);
+    let points = listed(&list, "engine.exec.");
+    assert_eq!(
+        points.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["engine.exec.answered", "engine.exec.asked", "engine.exec.sent"]
+    );
+    let before = condition(&machine);
+    assert_eq!(before.2.iter().filter(|line| line.starts_with("exec-")).count(), 0, "{before:?}");
+    for point in points {
+        let ended = exec(&machine, &format!("kill:{point}"));
+        assert_eq!(ended.status.signal(), Some(9), "{point}: {ended:?}");
+        until(GONE_WITHIN, || {
+            let now = condition(&machine);
+            if now == before { Ok(()) } else { Err(format!("{point}: {now:?}, before: {before:?}")) }
+        });
+        ask(&machine, &["exec", "p", "--", "true"]).code(0);
+    }
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    machine.assert_as_before();
+}
+
+#[test]
+fn an_exec_whose_shim_is_killed_at_any_step_boundary_says_so_and_nothing_is_left() {
+    let machine = Machine::with_busybox();
+    let list = machine.dir("points").join("list");
+    let run = waiting(&machine, &format!("list:{}", list.display()));
+    exec(&machine, "").code(124);
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    let points = listed(&list, "shim.exec.");
+    assert_eq!(points.len(), 4, "{points:?}");
+    each(points.into_iter().map(|point| (0, point)).collect(), |machine, _, point| {
+        let run = waiting(machine, &format!("kill:{point}"));
+        exec(machine, "").refused(&["shim is gone"]);
+        let ended = run.wait();
+        assert!(ended.stderr.contains("shim"), "it says nothing of it: {ended:?}");
+        // A pid namespace ends when the host's init has reaped the exec, which is nobody's child any more.
+        machine.assert_as_before_within(GONE_WITHIN);
+    });
+}
+
+/// The other process of the test below, which is killed: changes the limits of all that its instance runs.
+fn update(paths: &Paths, cgroup_root: String) {
+    let options =
+        Options { paths: paths.clone(), cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let engine = Engine::open(options).expect("engine");
+        assert!(engine.observe().await.expect("pods").is_empty());
+        for container in engine.list_containers() {
+            let resources = Resources { cpu_quota_us: 50_000, ..container.record.config.resources.clone() };
+            engine.update_container(&container.record.id, resources).await.expect("update");
+        }
+    });
+}
+
+#[test]
+fn an_update_killed_at_any_step_boundary_leaves_the_pod_as_it_was_and_may_be_repeated() {
+    const INSTANCE: &str = "PODWRIGHT_TEST_INSTANCE";
+    if let Ok(instance) = std::env::var(INSTANCE) {
+        let path = |name: &str| PathBuf::from(std::env::var_os(name).expect("aimed"));
+        let paths = Paths { root: path("PODWRIGHT_ROOT"), state: path("PODWRIGHT_STATE"), instance: None };
+        let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").expect("aimed");
+        return update(&paths.of_instance(instance.parse().expect("an instance")), cgroup_root);
+    }
+    let machine = Machine::with_busybox();
+    let run = waiting(&machine, "");
+    let instance = fs::read_dir(machine.state().join("run")).expect("instances").flatten().next().expect("one");
+    let updated = |fault: &str| {
+        let mut command = Command::new(std::env::current_exe().expect("own path"));
+        machine.aim(&mut command);
+        let own = "an_update_killed_at_any_step_boundary_leaves_the_pod_as_it_was_and_may_be_repeated";
+        command.args(["--exact", own]).env(INSTANCE, instance.file_name()).env("PODWRIGHT_FAULT", fault);
+        Running::of(command).wait()
+    };
+    let list = machine.dir("points").join("list");
+    updated(&format!("list:{}", list.display())).code(0);
+    let points = listed(&list, "engine.");
+    assert_eq!(points.len(), 2, "{points:?}");
+    let before = condition(&machine);
+    for point in points {
+        let ended = updated(&format!("kill:{point}"));
+        assert_eq!(ended.status.signal(), Some(9), "{point}: {ended:?}");
+        assert_eq!(condition(&machine), before, "{point}");
+        updated("").code(0);
+        ask(&machine, &["exec", "p", "--", "true"]).code(0);
+    }
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    machine.assert_as_before();
 }
 
 #[test]

@@ -98,9 +98,13 @@ impl Engine {
         };
         let fds = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
         fault::point("engine.exec.asked");
-        let asked = shim.ask(Request::Exec(Box::new(request)), &fds).await;
+        let asked = shim.send(Request::Exec(Box::new(request)), &fds).await;
         drop(streams); // or our own ends would keep the readers from their end-of-file
-        match asked?.0 {
+        let asked = asked?;
+        fault::point("engine.exec.sent");
+        let answer = asked.answer().await?.0;
+        fault::point("engine.exec.answered");
+        match answer {
             Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
                 Kind::DeadlineExceeded,
                 format!(

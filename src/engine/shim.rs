@@ -202,19 +202,44 @@ impl Shim {
     /// # Errors
     /// `Unavailable` when the shim hung up.
     pub async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        let gone = || Error::new(Kind::Unavailable, "the pod's shim is gone");
+        self.send(request, fds).await?.answer().await
+    }
+
+    /// Sends a request; its answer is waited for by [`Asked::answer`].
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim hung up.
+    pub async fn send(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Asked> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let frame = wire::encode(&ToShim { id, request })?;
         let (sender, answer) = oneshot::channel();
-        self.shared.waiting().as_mut().ok_or_else(gone)?.insert(id, sender);
+        self.shared.waiting().as_mut().ok_or_else(shim_is_gone)?.insert(id, sender);
         if let Err(e) = self.shared.write(&frame, fds).await {
             if let Some(waiting) = self.shared.waiting().as_mut() {
                 waiting.remove(&id);
             }
             return Err(e);
         }
-        answer.await.map_err(|_| gone())
+        Ok(Asked(answer))
     }
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+pub struct Asked(oneshot::Receiver<Answer>);
+
+impl Asked {
+    /// Waits for its answer.
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim hung up.
+    pub async fn answer(self) -> Result<Answer> {
+        self.0.await.map_err(|_| shim_is_gone())
+    }
+}
+
+fn shim_is_gone() -> Error {
+    Error::new(Kind::Unavailable, "the pod's shim is gone")
 }
 
 /// An answer that does not fit its request.
