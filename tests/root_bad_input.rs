@@ -3,7 +3,7 @@
 
 mod fixtures;
 
-use fixtures::canary::Canary;
+use fixtures::canary::{self, Canary};
 use fixtures::evil_tar::{Image, Layer, Tar, layout, write_dir};
 use fixtures::machine::{Finished, Machine, Running, binary, image, pod, probe_dir, script};
 use fixtures::pod::section;
@@ -81,6 +81,7 @@ fn put(machine: &Machine, name: &str, layers: &[Layer]) -> PathBuf {
 
 #[test]
 fn an_image_that_is_wrong_is_refused_and_nothing_of_it_is_kept() {
+    canary::apart();
     let mut machine = Machine::new();
     // The store's own directories are made by its first use.
     import(&machine, Path::new("/nonexistent")).refused(&["/nonexistent"]);
@@ -196,6 +197,7 @@ fn programs_layer() -> Layer {
 
 #[test]
 fn an_image_that_means_harm_changes_nothing_outside_and_is_confined_or_never_runs() {
+    canary::apart();
     let mut machine = Machine::new();
     let canary = Canary::plant(&machine.dir("canary"));
     let (dir, file) = (machine.dir("canary"), canary.file());
@@ -270,6 +272,7 @@ fn assert_confined(name: &str, text: &str) {
 fn a_mount_target_that_a_neighbour_renames_leads_nowhere() {
     /// Starts of the victim; tests/root_launch.rs does more of them, without all that is around.
     const STARTS: u32 = 20;
+    canary::apart();
     let machine = Machine::with_busybox();
     let canary = Canary::plant(&machine.dir("canary"));
     let (shared, inner) = (machine.dir("shared"), machine.dir("inner"));

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn a_container_runs_with_an_overlay_root() {
+    canary::apart();
     let before = canary::host_mounts();
     let mut pod = Pod::new(own());
     let (code, text) = pod.run(&["sh", "-c", "echo hello; echo > /new; ls /; exit 3"], |_| {});
@@ -404,6 +405,7 @@ fn evil_images_change_nothing_outside() {
 }
 
 fn commands_that_cannot_run_say_why_and_leave_nothing() {
+    canary::apart();
     let before = canary::host_mounts();
     let mut pod = Pod::new(own());
     for (command, errno, words) in [
