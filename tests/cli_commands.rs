@@ -48,7 +48,9 @@ fn wrong_arguments_are_refused_with_the_flag_and_what_to_write() {
     for (args, told) in [
         (&["exec", "-t", "web", "--", "sh"][..], "exec --tty: this version gives no terminal"),
         (&["exec", "-e", "=x", "web", "--", "sh"], "--env \"=x\" is not NAME=VALUE"),
-        (&["exec", "--timeout", "0", "web", "--", "sh"], "--timeout 0 would kill"),
+        (&["exec", "--timeout", "0", "web", "--", "sh"], "--timeout 0 would end it"),
+        (&["run", "--timeout", "0s", "pod.yaml"], "--timeout 0 would end it"),
+        (&["run", "--timeout", "5x", "pod.yaml"], "--timeout \"5x\" is no duration; write 90s"),
         (&["exec", "--timeout", "soon", "web", "--", "sh"], "--timeout \"soon\" is no duration; write 90s"),
         (&["exec", "web", "sh"], "unexpected argument 'sh'"),
         (&["logs", "--since", "yesterday", "web"], "--since \"yesterday\" is no duration"),

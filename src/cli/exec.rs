@@ -83,10 +83,7 @@ fn config(args: &ExecArgs) -> Result<ExecConfig> {
     if let Some(bad) = args.env.iter().find(|entry| entry.split_once('=').is_none_or(|(name, _)| name.is_empty())) {
         return Err(Error::invalid(format!("--env {bad:?} is not NAME=VALUE")));
     }
-    let timeout = args.timeout.as_deref().map(|text| units::duration("--timeout", text)).transpose()?;
-    if timeout == Some(Duration::ZERO) {
-        return Err(Error::invalid("--timeout 0 would kill the command at once; leave it out for no deadline"));
-    }
+    let timeout = units::timeout(args.timeout.as_deref())?;
     Ok(ExecConfig {
         args: args.command.clone(),
         env: args.env.clone(),

@@ -1,7 +1,7 @@
 //! `podwright run`: runs a manifest with an engine of its own.
 
 use super::console::Console;
-use super::{Session, node, require_root};
+use super::{Session, node, require_root, units};
 use crate::agent::convert::{self, PodPlan};
 use crate::agent::manifest::{self, Manifest};
 use crate::agent::runner::{self, Ask, Outcome};
@@ -44,8 +44,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     dry_run: bool,
     /// Stop the pod after this long (90s, 5m, 1h30m) and exit with 124
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
     /// Keep the logs, below /var/log/pods
     #[arg(long)]
     keep: bool,
@@ -60,29 +60,8 @@ pub(super) struct RunArgs {
     no_daemon: bool,
 }
 
-/// `90s`, `5m`, `1h30m`: whole numbers of h, m and s, as `kubectl --timeout` takes them.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write 90s, 5m or 1h30m");
-    let (mut total, mut number) = (0u64, String::new());
-    for c in text.chars() {
-        let unit = match c {
-            '0'..='9' => {
-                number.push(c);
-                continue;
-            }
-            'h' => 3600,
-            'm' => 60,
-            's' => 1,
-            _ => return Err(wrong()),
-        };
-        let n: u64 = number.parse().map_err(|_| wrong())?;
-        total = n.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(wrong)?;
-        number.clear();
-    }
-    if total == 0 || !number.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
-}
-
 pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
+    let timeout = units::timeout(args.timeout.as_deref())?;
     if args.dry_run {
         return super::check::files(&args.files, session);
     }
@@ -94,7 +73,7 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
     }
     let manifests = args.files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
-    runtime.block_on(host(args, session, &manifests))
+    runtime.block_on(host(args, session, &manifests, timeout))
 }
 
 /// Reads and checks a manifest.
@@ -146,7 +125,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
     })
 }
 
-async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest]) -> Result<u8> {
+async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest], timeout: Option<Duration>) -> Result<u8> {
     sweep::sweep_dead(&options(session, None)?).await?;
     let instance = InstanceId::random();
     let engine = Engine::open(options(session, Some(instance.clone()))?)?;
@@ -174,20 +153,20 @@ async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest]) -> Resu
         let (engine, asked) = (engine.clone(), asked.clone());
         pods.spawn(async move { (n, runner::run(&engine, id, &plan, console, asked).await) });
     }
-    let code = supervise(args, pods, &ask).await;
+    let code = supervise(timeout, pods, &ask).await;
     sweep::release(&engine).await?;
     code
 }
 
 /// Waits for all pods, passing on what the user asks meanwhile.
 async fn supervise(
-    args: &RunArgs,
+    timeout: Option<Duration>,
     mut pods: JoinSet<(usize, Result<Outcome>)>,
     ask: &watch::Sender<Ask>,
 ) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
-    let mut deadline = args.timeout.map(|t| Box::pin(tokio::time::sleep(t)));
+    let mut deadline = timeout.map(|t| Box::pin(tokio::time::sleep(t)));
     let mut asked_code = None;
     let mut ended: Vec<(usize, Result<Outcome>)> = Vec::new();
     let next = |ask: &watch::Sender<Ask>| {
@@ -236,18 +215,4 @@ fn check_images(engine: &Engine, plan: &PodPlan) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_is_hours_minutes_and_seconds() {
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        for bad in ["", "5", "s", "5x", "-1s", "0s", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -21,6 +21,18 @@ pub(super) fn duration(flag: &str, text: &str) -> Result<Duration> {
     parsed.filter(|d| *d <= MAX_DURATION).ok_or_else(wrong)
 }
 
+/// What `--timeout` says, if it is there.
+///
+/// # Errors
+/// As [`duration`], and for none at all.
+pub(super) fn timeout(text: Option<&str>) -> Result<Option<Duration>> {
+    let timeout = text.map(|text| duration("--timeout", text)).transpose()?;
+    if timeout == Some(Duration::ZERO) {
+        return Err(Error::invalid("--timeout 0 would end it at once; leave it out for no deadline"));
+    }
+    Ok(timeout)
+}
+
 /// Numbers with units, one after the other.
 fn parts(text: &str) -> Option<Duration> {
     let mut sum = Duration::ZERO;
