@@ -828,19 +828,51 @@ fn a_worker_that_dies_without_an_answer_is_reported() {
 }
 
 #[test]
-fn a_damaged_record_is_named_and_stops_neither_other_images_nor_a_sweep() {
+fn a_damaged_record_is_named_and_stops_neither_other_images_nor_a_sweep_nor_a_prune() {
     let place = Place::new();
-    let (good, bad) = (Made::new("t.example/a:1", &[Layer::gzip(&simple())]), Made::new("t.example/b:1", &[]));
-    place.import(&place.put(&layout(&[good, Made::new("t.example/b:1", &[])]))).unwrap();
-    let record = place.dir.path().join("root/images/images").join(format!("{}.json", &bad.id()[7..]));
+    let own = [Layer::gzip(&Tar::new().file("own", b"1"))];
+    let bad = Made::new("t.example/b:1", &own);
+    let both =
+        place.put(&layout(&[Made::new("t.example/a:1", &[Layer::gzip(&simple())]), Made::new("t.example/b:1", &own)]));
+    place.import(&both).unwrap();
+    let images = place.dir.path().join("root/images");
+    let record = images.join("images").join(format!("{}.json", &bad.id()[7..]));
     std::fs::OpenOptions::new().write(true).open(&record).unwrap().set_len(20).unwrap();
+    let damaged = std::fs::read(&record).unwrap();
     let path = place.put(&layout(&[Made::new("t.example/c:1", &[Layer::gzip(&Tar::new().file("c", b"1"))])]));
     assert_eq!(finish(child(&place, &path, "kill:image.import.renamed")).status.signal(), Some(9));
+
     let store = reopen(&place);
     assert!(store.lookup("t.example/a:1").is_ok());
-    let name = record.to_str().unwrap();
-    assert!(store.lookup("t.example/b:1").unwrap_err().to_string().contains(name));
-    assert!(store.prune(Prune::Nameless, &nothing).unwrap_err().to_string().contains(name));
+    let told = store.lookup("t.example/b:1").unwrap_err().to_string();
+    assert!(told.contains(record.to_str().unwrap()) && told.contains("import it again"), "{told}");
+    let names = |store: &Store| store.list().unwrap().into_iter().flat_map(|i| i.names).collect::<Vec<_>>();
+    assert_eq!(names(&store), ["t.example/a:1"]);
+    let shown = store.damaged().unwrap();
+    assert_eq!((shown[0].id.to_string(), shown[0].names.clone()), (bad.id(), vec!["t.example/b:1".to_owned()]));
+    assert!(shown[0].why.contains(record.to_str().unwrap()), "{}", shown[0].why);
+
+    // The others go, with their layers; of the damaged one nothing does.
+    let removed = store.prune(Prune::Unused, &nothing).unwrap();
+    assert_eq!((removed.names.as_slice(), removed.layers.len()), (&["t.example/a:1".to_owned()][..], 1));
+    assert!(images.join("layers").join(&own[0].diff_id[7..]).exists() && std::fs::read(&record).unwrap() == damaged);
+
+    // Without its config nobody knows what it needs: everything stays.
     place.import(&path).unwrap();
-    assert!(store.lookup("t.example/c:1").is_ok());
+    let blob = images.join("blobs").join(&bad.id()[7..]);
+    let config = std::fs::read(&blob).unwrap();
+    std::fs::write(&blob, b"{").unwrap();
+    assert_eq!(store.prune(Prune::Unused, &nothing).unwrap().layers, []);
+    std::fs::write(&blob, config).unwrap();
+
+    // Another import makes it whole, and what was there is kept.
+    place.import(&both).unwrap();
+    assert_eq!((store.damaged().unwrap().len(), names(&store).len()), (0, 2));
+    assert_eq!(std::fs::read(record.with_extension("json.damaged")).unwrap(), damaged);
+    std::fs::write(&record, b"x").unwrap();
+    let removed = store.remove("t.example/b:1", &nothing).unwrap();
+    assert_eq!(removed.images.len(), 1);
+    store.prune(Prune::Unused, &nothing).unwrap();
+    assert_eq!(std::fs::read_dir(images.join("images")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(images.join("layers")).unwrap().count(), 0);
 }

@@ -5,6 +5,7 @@ use super::{Session, find, units};
 use crate::error::{Error, Result};
 use crate::image::reference::Reference;
 use crate::image::store::Image;
+use crate::image::store::damaged::Damaged;
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -39,6 +40,15 @@ impl ImagesArgs {
 #[derive(Serialize)]
 struct Document {
     images: Vec<Entry>,
+    /// Images that cannot be used, for their record cannot be read.
+    damaged: Vec<DamagedEntry>,
+}
+
+#[derive(Serialize)]
+struct DamagedEntry {
+    id: String,
+    names: Vec<String>,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -66,6 +76,12 @@ pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
     let store = session.store()?;
     let in_use = find::in_use(&session.paths())?.images;
     let mut images = store.list()?;
+    let mut damaged = store.damaged()?;
+    if args.images.is_empty() {
+        report(&damaged);
+    } else {
+        damaged.clear(); // whoever names one is told by the lookup
+    }
     for wanted in &args.images {
         if !images.iter().any(|image| is_meant(image, wanted)) {
             // The store's own words for it, with names that are near.
@@ -91,7 +107,12 @@ pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
         pinned: image.pinned,
     };
     match session.format {
-        Format::Json => output::print_json(&Document { images: images.into_iter().map(entry).collect() })?,
+        Format::Json => {
+            let damaged =
+                damaged.into_iter().map(|d| DamagedEntry { id: d.id.to_string(), names: d.names, why: d.why });
+            let images = images.into_iter().map(entry).collect();
+            output::print_json(&Document { images, damaged: damaged.collect() })?;
+        }
         Format::Table if images.is_empty() => output::note("no images; `podwright import FILE` brings one"),
         Format::Table => {
             let rows = images.iter().flat_map(|image| {
@@ -111,6 +132,14 @@ pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Says which images are damaged, why, and what to do.
+pub(super) fn report(damaged: &[Damaged]) {
+    for Damaged { id, names, why } in damaged {
+        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        output::note(&format!("podwright: image {}{names} is damaged: {why}", &id.hex()[..12]));
+    }
 }
 
 fn sorted<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Vec<[String; N]> {

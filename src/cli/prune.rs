@@ -2,7 +2,7 @@
 
 use super::output::{self, Format};
 use super::rmi::{self, Document};
-use super::{Session, find, units};
+use super::{Session, find, images, units};
 use crate::engine::sweep;
 use crate::error::Result;
 use crate::image::gc::Prune;
@@ -37,6 +37,7 @@ pub(super) fn run(args: &PruneArgs, session: &Session) -> Result<u8> {
         let swept = super::runtime()?.block_on(sweep::sweep_dead(&super::run::options(session, None)?))?;
         (swept, store.prune(which, &in_use)?)
     };
+    images::report(&store.damaged()?);
     let mut document = Document { swept_instances: Some(swept), ..Document::default() };
     document.add(&removed);
     if session.format == Format::Json {

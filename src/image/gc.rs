@@ -61,7 +61,10 @@ impl Store {
         let lock = self.exclusive()?;
         let mut names = self.names()?;
         let id = self.resolve(text, &names)?;
-        let record: ImageRecord = record::read(&self.record(&id))?.ok_or_else(|| absent(text, &names))?;
+        // One that cannot be read is removed like any other: what it is good for is gone.
+        if !self.record(&id).exists() {
+            return Err(absent(text, &names));
+        }
         let key = text.parse::<Reference>().ok().map(|r| r.key()).filter(|k| names.names.contains_key(k));
         let others = names.names.iter().filter(|(k, n)| n.image == id && Some(*k) != key.as_ref()).count();
         let mut removed = Removed::default();
@@ -83,7 +86,7 @@ impl Store {
         forget(&mut names, &id, &mut removed);
         self.write_names(&names, &lock)?;
         fault::point("image.remove.unnamed");
-        self.drop_records(&[record], &mut removed)?;
+        self.drop_records(&[id], &mut removed)?;
         self.collect(&in_use, &session, &mut removed)?;
         drop(lock);
         Ok(removed)
@@ -96,8 +99,8 @@ impl Store {
     pub fn prunable(&self, which: Prune, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
         let _lock = self.hold()?;
         let (in_use, names) = (in_use()?, self.names()?);
-        let (goes, stays): (Vec<_>, Vec<_>) =
-            self.image_records()?.into_iter().partition(|r| goes(r, which, &in_use, &names));
+        let (records, unreadable) = self.image_records()?;
+        let (goes, stays): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| goes(r, which, &in_use, &names));
         let mut removed = Removed::default();
         for record in &goes {
             forget(&mut names.clone(), &record.id, &mut removed);
@@ -105,6 +108,10 @@ impl Store {
         }
         let mut needed: BTreeSet<String> =
             stays.iter().flat_map(|r| &r.layers).map(|l| l.diff_id.hex().to_owned()).collect();
+        match self.layers_of_unreadable(&unreadable) {
+            Some(layers) => needed.extend(layers),
+            None => return Ok(removed),
+        }
         for session in list(&self.tmp())? {
             needed.extend(list(&self.tmp().join(session).join("uses"))?);
         }
@@ -128,7 +135,7 @@ impl Store {
         let lock = self.exclusive()?;
         let in_use = in_use()?;
         let mut names = self.names()?;
-        let mut records = self.image_records()?;
+        let (mut records, _) = self.image_records()?;
         records.retain(|r| goes(r, which, &in_use, &names));
         let mut removed = Removed::default();
         if !records.is_empty() {
@@ -136,33 +143,36 @@ impl Store {
             self.write_names(&names, &lock)?;
         }
         fault::point("image.prune.unnamed");
-        self.drop_records(&records, &mut removed)?;
+        let ids: Vec<Digest> = records.into_iter().map(|r| r.id).collect();
+        self.drop_records(&ids, &mut removed)?;
         self.collect(&in_use, &session, &mut removed)?;
         drop(lock);
         Ok(removed)
     }
 
-    fn drop_records(&self, records: &[ImageRecord], removed: &mut Removed) -> Result<()> {
-        for record in records {
-            remove_file(&self.record(&record.id))?;
-            removed.images.push(record.id.clone());
+    fn drop_records(&self, ids: &[Digest], removed: &mut Removed) -> Result<()> {
+        for id in ids {
+            remove_file(&self.record(id))?;
+            remove_file(&self.set_aside(id))?;
+            removed.images.push(id.clone());
         }
         // Layers may only go once it is certain that no record will come back to name them.
         sync_dir(&self.records())
     }
 
-    /// The hex digits of the layers that images and sessions need, but for the session in `except`.
-    pub(super) fn referenced(&self, except: Option<&Path>) -> Result<BTreeSet<String>> {
-        let records = self.image_records()?;
-        let mut needed: BTreeSet<String> =
-            records.iter().flat_map(|r| &r.layers).map(|l| l.diff_id.hex().to_owned()).collect();
+    /// The hex digits of the layers that images and sessions need, but for the session in `except`. `None`: nobody knows, for a record
+    /// cannot be read, and neither can its image's config.
+    pub(super) fn referenced(&self, except: Option<&Path>) -> Result<Option<BTreeSet<String>>> {
+        let (records, unreadable) = self.image_records()?;
+        let Some(mut needed) = self.layers_of_unreadable(&unreadable) else { return Ok(None) };
+        needed.extend(records.iter().flat_map(|r| &r.layers).map(|l| l.diff_id.hex().to_owned()));
         for name in list(&self.tmp())? {
             let dir = self.tmp().join(name);
             if Some(dir.as_path()) != except {
                 needed.extend(list(&dir.join("uses"))?);
             }
         }
-        Ok(needed)
+        Ok(Some(needed))
     }
 
     fn collect(
@@ -171,7 +181,8 @@ impl Store {
         session: &super::store::session::Session<'_>,
         removed: &mut Removed,
     ) -> Result<()> {
-        let needed = self.referenced(None)?;
+        // While nobody knows what a damaged image needs, everything stays.
+        let Some(needed) = self.referenced(None)? else { return Ok(()) };
         for name in list(&self.layers())?.into_iter().filter(|name| !needed.contains(name)) {
             let dir = self.layers().join(&name);
             if in_use.layers.contains(&dir.join("fs")) {
@@ -185,7 +196,11 @@ impl Store {
             fault::point("image.collect.layer");
         }
         let mut blobs = BTreeSet::new();
-        for record in self.image_records()? {
+        let (records, unreadable) = self.image_records()?;
+        if !unreadable.is_empty() {
+            return Ok(()); // which manifest is theirs stands in the record only; they are small
+        }
+        for record in records {
             blobs.extend([Some(record.id), record.manifest].into_iter().flatten().map(|d| d.hex().to_owned()));
         }
         for name in list(&self.blobs())?.into_iter().filter(|name| !blobs.contains(name)) {

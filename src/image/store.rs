@@ -17,9 +17,11 @@
 //! ```
 //! A layer is unpacked in its session, synced, and renamed into `layers/`; an image's blobs, then its record, then its names are each
 //! written complete or not at all, and synced. So at any instant what `names.json` reaches is whole, and what it does not reach is
-//! either an image without a name or collected by the next sweep. Exclusive locks are held for milliseconds, never while bytes are
+//! either an image without a name or collected by the next sweep. A record that cannot be read makes one image unusable and no other
+//! ([`damaged`]). Exclusive locks are held for milliseconds, never while bytes are
 //! unpacked or deleted: two processes that want the same layer may both unpack it, and the second finds it there.
 
+pub mod damaged;
 pub mod session;
 
 use super::oci::{Config, Platform};
@@ -232,10 +234,11 @@ impl Store {
     pub fn lookup(&self, text: &str) -> Result<Image> {
         let names = self.names()?;
         let id = self.resolve(text, &names)?;
-        let Some(found) = record::read::<ImageRecord>(&self.record(&id))? else {
-            return Err(absent(text, &names));
-        };
-        Ok(self.image(found, &names))
+        let found = record::read::<ImageRecord>(&self.record(&id));
+        match found.context(|| format!("image {text:?} is damaged: {}", damaged::REMEDY))? {
+            Some(found) => Ok(self.image(found, &names)),
+            None => Err(absent(text, &names)),
+        }
     }
 
     /// What `text` stands for; the record may be missing.
@@ -286,20 +289,28 @@ impl Store {
         }
     }
 
-    /// Every image, by id.
+    /// Every image whose record can be read, by id; the others are [`Store::damaged`].
     ///
     /// # Errors
-    /// `Internal` for a record that cannot be read.
+    /// `Internal` when the names cannot be read.
     pub fn list(&self) -> Result<Vec<Image>> {
         let _held = self.hold()?;
         let names = self.names()?;
-        Ok(self.image_records()?.into_iter().map(|r| self.image(r, &names)).collect())
+        Ok(self.image_records()?.0.into_iter().map(|r| self.image(r, &names)).collect())
     }
 
-    pub(super) fn image_records(&self) -> Result<Vec<ImageRecord>> {
+    /// The records, and those that cannot be read, with why.
+    pub(super) fn image_records(&self) -> Result<(Vec<ImageRecord>, Vec<damaged::Unreadable>)> {
         let mut ids = self.ids_with("")?;
         ids.sort();
-        ids.iter().filter_map(|id| record::read(&self.record(id)).transpose()).collect()
+        let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+        for id in ids {
+            match record::read(&self.record(&id)) {
+                Ok(found) => records.extend(found), // None: removed since the listing
+                Err(e) => unreadable.push((id, e)),
+            }
+        }
+        Ok((records, unreadable))
     }
 
     /// What all layers take, from their records.

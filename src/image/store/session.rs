@@ -227,6 +227,7 @@ impl Session<'_> {
             fault::point("image.import.blobs");
             let path = self.store.record(&image.record.id);
             let new = !path.exists();
+            self.store.keep_unreadable(&image.record.id)?;
             record::write(&path, &image.record, Durability::Disk)?;
             if new {
                 added.push(path);
@@ -267,9 +268,9 @@ impl Store {
     fn end_session(&self, dir: &Path) -> Result<()> {
         let lock = self.exclusive()?;
         let made = list(&dir.join("made"))?;
-        // While an image's record cannot be read nobody knows which layers it needs: they stay, and prune says which record it is.
+        // `None`: nobody knows which layers a damaged image needs, and they stay.
         if !made.is_empty()
-            && let Ok(referenced) = self.referenced(Some(dir))
+            && let Ok(Some(referenced)) = self.referenced(Some(dir))
         {
             for name in made.iter().filter(|name| !referenced.contains(*name)) {
                 let _ = std::fs::rename(self.layers().join(name), dir.join(format!("gone-{name}"))); // absent: never published
