@@ -14,7 +14,7 @@ use podwright::image::store::session::Silent;
 use podwright::image::unpack::spawn::Program;
 use podwright::state::paths::Paths;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -875,4 +875,30 @@ fn a_damaged_record_is_named_and_stops_neither_other_images_nor_a_sweep_nor_a_pr
     store.prune(Prune::Unused, &nothing).unwrap();
     assert_eq!(std::fs::read_dir(images.join("images")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(images.join("layers")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_worker_that_makes_a_call_it_has_no_use_for_is_killed() {
+    const CALL: &str = "PODWRIGHT_TEST_CALL";
+    // The child: confined as a worker's last step does, then one call.
+    if let Ok(call) = std::env::var(CALL) {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        podwright::image::unpack::calls::forbid_others().unwrap();
+        match call.as_str() {
+            "read" => drop((&file).read(&mut [0; 8]).unwrap()),
+            "socket" => drop(std::os::unix::net::UnixDatagram::unbound()),
+            "fork" => drop(Command::new("/bin/true").spawn()),
+            "chroot" => drop(std::os::unix::fs::chroot("/")),
+            other => panic!("{other}"),
+        }
+        return;
+    }
+    for (call, signal) in [("read", None), ("socket", Some(31)), ("fork", Some(31)), ("chroot", Some(31))] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
+            .args(["--exact", "a_worker_that_makes_a_call_it_has_no_use_for_is_killed", "--test-threads=1"])
+            .env(CALL, call);
+        let ended = child.output().unwrap();
+        assert_eq!((ended.status.signal(), ended.status.success()), (signal, signal.is_none()), "{call}: {ended:?}");
+    }
 }

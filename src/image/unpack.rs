@@ -5,10 +5,12 @@
 //!   cwd   = tmp/<session>/<diff id>/fs      unshare mount, net, ipc, uts; pivot_root to its cwd
 //!   stdin = the blob: a file or a pipe      uid 65534, six capabilities, no_new_privs, rlimits, dies with the parent
 //!   stdout: Reply lines  <---------------   sha256 > gunzip/unzstd > sha256 > tar > openat2 below the root
-//!   stderr: a panic's message               the session's lock, held until the last of them is gone
+//!   stderr: a panic's message               a seccomp filter of the few calls it needs
+//!                                           the session's lock, held until the last of them is gone
 //! ```
 //! * [`stream`]  the bytes: digests, decompression, bounds
 //! * [`tree`]    the files: what an entry does to the tree
+//! * [`calls`]   the system calls it may make
 //! * [`worker`]  the process: confinement, job, replies
 //! * [`spawn`]   the parent's half
 //!
@@ -17,6 +19,7 @@
 //! the layer's root. A worker that its input took over can still write what it likes into this one layer, and so lie about the diff id; it sees
 //! no other file, no network and no process's memory.
 
+pub mod calls;
 pub mod spawn;
 mod stream;
 mod tree;

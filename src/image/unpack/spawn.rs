@@ -21,6 +21,9 @@ const MAX_MESSAGE: u64 = 4 << 10;
 /// The mark that overlayfs reads (kernel: Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
 const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// asm-generic/signal.h; what a seccomp filter kills with.
+const SIGSYS: i32 = 31;
+
 /// Where a worker reads the blob.
 #[derive(Debug)]
 pub enum Blob {
@@ -143,6 +146,7 @@ fn reap(mut child: Child) -> Result<(ExitStatus, String)> {
 
 fn died(status: ExitStatus, message: &str) -> String {
     let how = match (status.code(), status.signal()) {
+        (_, Some(SIGSYS)) => "made a system call that it has no use for, and was killed".to_owned(),
         (_, Some(signal)) => format!("was killed by signal {signal}"),
         (code, _) => format!("exited with {}", code.unwrap_or_default()),
     };

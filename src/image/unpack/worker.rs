@@ -4,7 +4,7 @@
 
 use super::stream::{Blob, Source, Stream};
 use super::tree::Tree;
-use super::{Job, MAX_ENTRIES, MAX_UNPACKED, PROGRESS_EVERY, Reply, Unpacked, What, failed};
+use super::{Job, MAX_ENTRIES, MAX_UNPACKED, PROGRESS_EVERY, Reply, Unpacked, What, calls, failed};
 use crate::error::{Context, Error, Result};
 use crate::image::tarball::Tarball;
 use crate::sys::confine::{self, Capabilities};
@@ -66,7 +66,9 @@ fn confine(parent: u32) -> Result<()> {
     confine::limit(MAX_MEMORY, MAX_FILES, MAX_UNPACKED).context(|| "lower the rlimits")?;
     confine::umask(0);
     confine::become_user(NOBODY, KEPT).context(|| "become nobody")?;
-    confine::die_with_parent(parent).context(|| "tie to the parent")
+    confine::die_with_parent(parent).context(|| "tie to the parent")?;
+    // Last, for all of the above is forbidden from here on.
+    calls::forbid_others()
 }
 
 /// What goes wrong below the tar format.
