@@ -113,10 +113,8 @@ pub struct Sandbox {
     pub sysctls: Vec<(String, String)>,
     /// Bytes of the pod's /dev/shm.
     pub shm_bytes: u64,
-    /// Written for pause; may not be lowered without CAP_SYS_RESOURCE.
+    /// Written for pause; where it may not be lowered (without CAP_SYS_RESOURCE) it stays as it is.
     pub oom_score_adj: i32,
-    /// A limit or oom_score_adj that the host refuses is reported, not fatal.
-    pub allow_unenforced: bool,
 }
 
 /// Everything needed to start one container. Nothing in it is looked up again but names of users, in the container's root.
@@ -134,6 +132,7 @@ pub struct Launch {
     pub stdio: Stdio,
     /// Run it below an own init that reaps.
     pub init: bool,
+    /// A limit or oom_score_adj that the host refuses is reported, not fatal.
     pub allow_unenforced: bool,
 }
 

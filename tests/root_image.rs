@@ -472,7 +472,7 @@ fn a_wrong_digest_or_size_is_refused_with_both_values() {
     place.refuses(&place.put_file(&archive(&bad)), invalid, &["config", &made.id(), "its name says"]);
     let truncated = archive(&layout(&[made]));
     place.refuses(&place.put_file(&truncated[..truncated.len() - 2500]), invalid, &["truncated"]);
-    place.refuses(&place.put_file(b"neither tar nor anything"), invalid, &["truncated"]);
+    place.refuses(&place.put_file(b"neither tar nor anything"), invalid, &["it is no tar archive"]);
     place.refuses(Path::new("/does/not/exist"), Kind::NotFound, &["does not exist"]);
 }
 
@@ -814,6 +814,16 @@ fn the_platform_is_chosen_and_its_absence_says_what_there_is() {
         Request { path, name: Some("x.example/y:z".parse().unwrap()), platform: "linux/s390x".parse().unwrap() };
     assert_ne!(import(&place.store, &request, &Silent).unwrap()[0].id.to_string(), id);
     assert_eq!(place.store.lookup("x.example/y:z").unwrap().platform.architecture, "s390x");
+}
+
+#[test]
+fn a_file_that_is_no_archive_is_told_what_is_meant() {
+    let place = Place::new();
+    place.refuses(
+        Path::new("/etc/passwd"),
+        Kind::InvalidArgument,
+        &["/etc/passwd", "it is no tar archive", "gzip or zstd"],
+    );
 }
 
 #[test]

@@ -44,6 +44,14 @@ fn output_and_exit_code_are_the_command_s() {
 }
 
 #[test]
+fn a_pod_that_asks_for_nothing_runs_on_any_host() {
+    let mut machine = Machine::with_busybox();
+    machine.globals.clear();
+    assert_eq!(machine.run(&script("echo out", "")).code(0).stdout, "out\n");
+    machine.assert_as_before();
+}
+
+#[test]
 fn a_command_that_cannot_run_is_126_or_127_and_says_so() {
     let machine = Machine::with_busybox();
     let command = |path: &str| {

@@ -328,4 +328,6 @@ fn limits_text(page: &mut Page, limits: &[Limit]) {
         [l.file.clone(), l.asked.clone(), l.written.clone(), or_dash(&l.kernel), or_dash(&l.effective), word.to_owned()]
     };
     page.table(1, "limits:", ["FILE", "ASKED", "WRITTEN", "KERNEL", "EFFECTIVE", "HOLDS"], limits.iter().map(row));
+    let missing = limits.iter().filter_map(|l| Some(format!("{}: {}", l.file, l.not_available.as_ref()?)));
+    page.list(1, "not available, and asked for by nobody:", missing);
 }

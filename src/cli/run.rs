@@ -207,12 +207,10 @@ async fn supervise(
 /// Every image must be there before anything is made: this version does not pull.
 fn check_images(engine: &Engine, plan: &PodPlan) -> Result<()> {
     for container in &plan.containers {
-        engine.images().lookup(&container.config.image).context(|| {
-            format!(
-                "pod {:?}, container {:?}: image {:?}",
-                plan.config.name, container.config.name, container.config.image
-            )
-        })?;
+        engine
+            .images()
+            .lookup(&container.config.image)
+            .context(|| format!("pod {:?}, container {:?}", plan.config.name, container.config.name))?;
     }
     Ok(())
 }

@@ -276,7 +276,6 @@ impl Engine {
             sysctls: config.sysctls.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             shm_bytes: SHM_BYTES,
             oom_score_adj: PAUSE_OOM_SCORE_ADJ,
-            allow_unenforced: self.0.options.allow_unenforced,
         };
         let (reply, fds) =
             shim.call(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;

@@ -108,7 +108,16 @@ impl Archive {
         let input = At { file: file.try_clone().context(|| "duplicate the archive")?, offset: 0, len };
         let mut tarball = Tarball::new(input, MAX_MEMBERS);
         let mut members = BTreeMap::new();
-        while let Some(entry) = tarball.next_entry()? {
+        // POSIX.1-2017, pax: `magic` of the first header.
+        let mut magic = [0; 5];
+        let tar = len == 0 || file.read_at(&mut magic, 257).is_ok_and(|n| n == magic.len()) && magic == *b"ustar";
+        let other = |e: Error| match tar {
+            true => e,
+            false => Error::invalid(
+                "it is no tar archive: an OCI layout or a docker archive is meant, as a directory or a tar (plain, gzip or zstd)",
+            ),
+        };
+        while let Some(entry) = tarball.next_entry().map_err(other)? {
             let name = String::from_utf8(entry.path)
                 .map_err(|e| Error::invalid(format!("archive entry {} is not named in UTF-8", quoted(e.as_bytes()))))?;
             let link = String::from_utf8_lossy(&entry.link);

@@ -59,8 +59,12 @@ fn with_reason(failed: Failed, mut e: StartError) -> StartError {
         (Step::Workdir, libc_errno::ELOOP) => "it goes through links that lead out of the container or in a circle",
         (Step::Workdir, libc_errno::EXDEV) => "it is not inside the container's root",
         (Step::Workdir, libc_errno::EROFS) => "it does not exist, and the root is read-only",
-        (Step::Rlimit, libc_errno::EPERM) => "the host's limit is lower and CAP_SYS_RESOURCE is missing",
-        (Step::OomScoreAdj, libc_errno::EACCES) => "to lower it takes CAP_SYS_RESOURCE",
+        (Step::Rlimit, libc_errno::EPERM) => {
+            "the host's limit is lower and CAP_SYS_RESOURCE is missing; give it that, or --allow-unenforced-limits"
+        }
+        (Step::OomScoreAdj, libc_errno::EACCES) => {
+            "to lower it takes CAP_SYS_RESOURCE; give it that, or --allow-unenforced-limits"
+        }
         (Step::Clone, libc_errno::EBUSY) => "threads in this process, or controllers enabled below the cgroup",
         (Step::Report, libc_errno::ETIMEDOUT) => "it did not get to its program in time, and was killed",
         _ => return e,

@@ -24,7 +24,6 @@ fn create() -> Request {
         sysctls: Vec::new(),
         shm_bytes: 0,
         oom_score_adj: 0,
-        allow_unenforced: false,
     }))
 }
 

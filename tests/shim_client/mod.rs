@@ -213,7 +213,6 @@ impl Pod {
             sysctls: Vec::new(),
             shm_bytes: 1 << 20,
             oom_score_adj: 0,
-            allow_unenforced: true,
         };
         podwright::state::flight::Flight::create(&self.dir().join("flight"), podwright::state::flight::Source::Engine)
             .expect("flight");
