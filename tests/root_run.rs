@@ -44,6 +44,16 @@ fn output_and_exit_code_are_the_command_s() {
 }
 
 #[test]
+fn of_a_job_one_pod_of_its_template_is_run_when_that_is_asked_for() {
+    let machine = Machine::with_busybox();
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: sum}\nspec:\n  completions: 3\n  template:\n    spec:\n      \
+               restartPolicy: Never\n      containers: [{name: c, image: busybox, command: [sh, -c, 'echo $((1+2)) $(hostname)']}]\n";
+    machine.run(job).refused(&["Job", "--template"]);
+    assert_eq!(machine.run_with(job, &["--template"]).code(0).stdout, "3 sum\n");
+    machine.assert_as_before();
+}
+
+#[test]
 fn a_pod_that_asks_for_nothing_runs_on_any_host() {
     let mut machine = Machine::with_busybox();
     machine.globals.clear();

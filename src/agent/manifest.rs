@@ -10,6 +10,7 @@ use super::pod::Pod;
 use super::problem::{ManifestErrors, Mark, Problems, Spot, did_you_mean};
 use super::read::{Field, Fields};
 use super::schema::{self, Object};
+use super::template;
 use super::validate;
 use super::yaml::{self, Node, Value};
 
@@ -30,6 +31,18 @@ pub struct Manifest {
 /// Everything that is wrong with it (up to [`MAX_PROBLEMS`](super::problem::MAX_PROBLEMS)): each with line, column, field, value
 /// and remedy.
 pub fn load(bytes: &[u8], file: &str) -> Result<Manifest, ManifestErrors> {
+    read_all(bytes, file, false)
+}
+
+/// The same, with one pod of the template of each workload (a Deployment, a Job and their like), instead of refusing them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_templates(bytes: &[u8], file: &str) -> Result<Manifest, ManifestErrors> {
+    read_all(bytes, file, true)
+}
+
+fn read_all(bytes: &[u8], file: &str, templates: bool) -> Result<Manifest, ManifestErrors> {
     let problems = Problems::new(file.into());
     let mut manifest = Manifest::default();
     let documents = yaml::parse(&problems, bytes);
@@ -37,7 +50,13 @@ pub fn load(bytes: &[u8], file: &str) -> Result<Manifest, ManifestErrors> {
         let spot = Spot { at: Mark { line: 1, column: 1 }, path: String::new() };
         problems.add(&spot, "no document", "write a Pod (apiVersion: v1, kind: Pod)");
     }
-    let documents = documents.unwrap_or_default();
+    let mut documents = documents.unwrap_or_default();
+    if templates {
+        documents = documents.into_iter().map(|document| template::pods_of(&problems, document)).collect();
+        if !problems.is_empty() {
+            return problems.finish(manifest); // or what was left as it is would be refused by kind as well
+        }
+    }
     let mut trees = Vec::new();
     for document in &documents {
         read(&Field::new(&problems, document, ""), &mut manifest, &mut trees);
@@ -136,15 +155,13 @@ fn misspelt<'a>(field: &Field<'a>, name: &'static str) -> Option<(&'a str, Mark)
 }
 
 fn refuse_kind(field: &Field<'_>, version: &str, kind: &str, spot: &Spot) {
-    const TEMPLATES: [&str; 7] =
-        ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
     const LATER: [&str; 4] = ["LimitRange", "ResourceQuota", "RuntimeClass", "PriorityClass"];
     let problems = field.problems();
     if LATER.contains(&kind) {
         problems.wrong(spot, kind, "this kind is not honoured by this podwright", "remove the document");
-    } else if TEMPLATES.contains(&kind) {
+    } else if template::has_one(kind) {
         let message = format!("{version} {kind} needs a controller, which is not here");
-        problems.wrong(spot, kind, message, "write its pod template as a Pod");
+        problems.wrong(spot, kind, message, "run one pod of its template with --template");
     } else {
         let remedy = match did_you_mean(kind, ["Pod", "List", "PodList", "ConfigMap", "Secret"]) {
             Some(meant) => format!("did you mean {meant}?"),

@@ -44,6 +44,7 @@ mod decode_container;
 mod decode_security;
 mod decode_volume;
 mod validate;
+mod template;
 pub mod manifest;
 pub mod resources;
 pub mod expand;

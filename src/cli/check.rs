@@ -3,7 +3,6 @@
 use super::output::{self, Format, Page};
 use super::planner::{Planner, PodView};
 use super::{Session, plan_text};
-use crate::agent::manifest;
 use crate::agent::problem::ManifestErrors;
 use crate::error::Result;
 use crate::sys;
@@ -29,6 +28,9 @@ pub(super) struct CheckArgs {
     /// Print errors only, no plan
     #[arg(short, long)]
     quiet: bool,
+    /// Of a Deployment, Job and the like plan one pod of its template, as `run --template` would
+    #[arg(long)]
+    template: bool,
 }
 
 /// `-o json`.
@@ -55,19 +57,19 @@ struct Problem {
 }
 
 pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<u8> {
-    check(&args.files, args.quiet, session)
+    check(&args.files, args.quiet, args.template, session)
 }
 
 /// The plan of every pod in `files`; `run --dry-run` prints the same.
-pub(super) fn files(files: &[PathBuf], session: &Session) -> Result<u8> {
-    check(files, false, session)
+pub(super) fn files(files: &[PathBuf], templates: bool, session: &Session) -> Result<u8> {
+    check(files, false, templates, session)
 }
 
-fn check(files: &[PathBuf], quiet: bool, session: &Session) -> Result<u8> {
+fn check(files: &[PathBuf], quiet: bool, templates: bool, session: &Session) -> Result<u8> {
     let mut document = Document::default();
     let mut planner = Planner::new(session)?;
     for file in files {
-        match one(&mut planner, file)? {
+        match one(&mut planner, file, templates)? {
             Ok(pods) => document.pods.extend(pods),
             Err(errors) => {
                 document.more += errors.more;
@@ -103,9 +105,9 @@ fn check(files: &[PathBuf], quiet: bool, session: &Session) -> Result<u8> {
     Ok(code)
 }
 
-fn one(planner: &mut Planner, file: &Path) -> Result<Result<Vec<PodView>, ManifestErrors>> {
+fn one(planner: &mut Planner, file: &Path, templates: bool) -> Result<Result<Vec<PodView>, ManifestErrors>> {
     let (name, bytes) = super::run::bytes(file)?;
-    match manifest::load(&bytes, &name) {
+    match super::run::load(&bytes, &name, templates) {
         Ok(manifest) => planner.pods(&manifest),
         Err(errors) => Ok(Err(errors)),
     }

@@ -4,6 +4,7 @@ use super::console::Console;
 use super::{Session, node, require_root, units};
 use crate::agent::convert::{self, PodPlan};
 use crate::agent::manifest::{self, Manifest};
+use crate::agent::problem::ManifestErrors;
 use crate::agent::runner::{self, Ask, Outcome};
 use crate::engine::{Engine, Options, sweep};
 use crate::error::{Context, Error, Kind, Result};
@@ -21,7 +22,8 @@ const EXAMPLES: &str = "\
 Examples:
   podwright run pod.yaml                    output of all containers, each line with its container's name
   podwright run --dry-run pod.yaml          only the plan: cgroup files, mounts, capabilities
-  podwright run --timeout 5m job.yaml       exit code 124 when it is not done by then
+  podwright run --template job.yaml         one pod of the template of a Job, Deployment ...
+  podwright run --timeout 5m pod.yaml       exit code 124 when it is not done by then
   cat pod.yaml | podwright run -";
 
 /// The longest manifest, in bytes, as in the kubelet (pkg/kubelet/config/common.go).
@@ -43,6 +45,9 @@ pub(super) struct RunArgs {
     /// Print the plan and run nothing (as `podwright check` does)
     #[arg(long)]
     dry_run: bool,
+    /// Of a Deployment, Job and the like run one pod of its template; replicas, selector and schedule are not looked at
+    #[arg(long)]
+    template: bool,
     /// Stop the pod after this long (90s, 5m, 1h30m) and exit with 124
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
@@ -63,7 +68,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
     let timeout = units::timeout(args.timeout.as_deref())?;
     if args.dry_run {
-        return super::check::files(&args.files, session);
+        return super::check::files(&args.files, args.template, session);
     }
     require_root("run")?;
     if args.detach {
@@ -71,7 +76,7 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
             "run --detach: nobody would restart the pod; start `podwright daemon` first (not in this version)";
         return Err(Error::unsupported(message));
     }
-    let manifests = args.files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    let manifests = args.files.iter().map(|file| read(file, args.template)).collect::<Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(host(args, session, &manifests, timeout))
 }
@@ -80,13 +85,18 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
 ///
 /// # Errors
 /// `NotFound` for the file; `InvalidArgument` with a line for everything that is wrong in it.
-pub(super) fn read(file: &Path) -> Result<Manifest> {
+fn read(file: &Path, templates: bool) -> Result<Manifest> {
     let (name, bytes) = bytes(file)?;
-    let manifest = manifest::load(&bytes, &name)?;
+    let manifest = load(&bytes, &name, templates)?;
     if manifest.pods.is_empty() {
         return Err(Error::invalid(format!("{name}: no pod in it; nothing to run")));
     }
     Ok(manifest)
+}
+
+/// What is in a manifest, workloads as pods of their templates or refused.
+pub(super) fn load(bytes: &[u8], name: &str, templates: bool) -> Result<Manifest, ManifestErrors> {
+    if templates { manifest::load_templates(bytes, name) } else { manifest::load(bytes, name) }
 }
 
 /// What a manifest's file or stdin (`-`) has, and its name for messages.
