@@ -34,6 +34,7 @@ use crate::error::{Error, Kind};
 use crate::id::{ContainerId, ExecId, PodId};
 use crate::state::model::{NamespaceMode, Namespaces};
 use crate::state::record::{ExitRecord, ExitStatus, Process, ProcessRecord, User};
+use crate::state::spec::SpecText;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -124,7 +125,7 @@ pub struct Launch {
     /// `<state>/…/containers/<container>`: where `process.json` and `exit.json` go.
     pub dir: PathBuf,
     /// The OCI runtime spec. Its `linux.resources` were applied by the engine already; its `process.user` is a default.
-    pub spec: serde_json::Value,
+    pub spec: SpecText,
     pub root: Root,
     pub user: UserChoice,
     pub namespaces: Namespaces,

@@ -2,7 +2,7 @@
 
 mod fixtures;
 
-use fixtures::pod::{self, Pod, bind, own, section, status};
+use fixtures::pod::{self, Pod, bind, edit, own, section, status};
 use fixtures::{canary, runner};
 use podwright::wire::Seccomp;
 use std::process::ExitCode;
@@ -245,13 +245,15 @@ fn no_new_privs_and_a_plain_user_have_no_capabilities() {
     let mut pod = Pod::new(own());
     let text = probe(&mut pod, |launch| {
         launch.user.user = "4000".into();
-        launch.spec["process"]["noNewPrivileges"] = true.into();
+        edit(&mut launch.spec, |spec| spec["process"]["noNewPrivileges"] = true.into());
     });
     assert_eq!((status(&text, "NoNewPrivs").as_str(), status(&text, "CapEff").as_str()), ("1", "0000000000000000"));
     assert_eq!((status(&text, "Uid").as_str(), status(&text, "Gid").as_str()), ("4000 4000 4000 4000", "0 0 0 0"));
     let text = probe(&mut pod, |launch| {
         launch.user.user = "4000".into();
-        launch.spec["process"]["capabilities"]["ambient"] = serde_json::json!(["CAP_NET_BIND_SERVICE"]);
+        edit(&mut launch.spec, |spec| {
+            spec["process"]["capabilities"]["ambient"] = serde_json::json!(["CAP_NET_BIND_SERVICE"])
+        });
     });
     assert_eq!(
         (status(&text, "CapAmb").as_str(), status(&text, "CapEff").as_str()),
@@ -267,17 +269,18 @@ fn volumes_are_bound_with_their_options() {
     fixtures::put(dir.join("file"), "content");
     let script = "cat /data/file /etc/app/one; touch /data/new && echo rw; touch /ro/new; touch /etc/app/one && echo wrong; cat /made/deep/file";
     let (_, text) = pod.run(&["sh", "-c", script], |launch| {
-        bind(&mut launch.spec, &dir, "/data", &["rbind", "rprivate", "rw"]);
-        bind(&mut launch.spec, &dir, "/ro", &["rbind", "rprivate", "ro"]);
-        bind(&mut launch.spec, &dir.join("file"), "/etc/app/one", &["bind", "ro"]);
-        bind(&mut launch.spec, &dir, "/made/deep", &["rbind", "rro"]);
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/data", &["rbind", "rprivate", "rw"]));
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/ro", &["rbind", "rprivate", "ro"]));
+        edit(&mut launch.spec, |spec| bind(spec, &dir.join("file"), "/etc/app/one", &["bind", "ro"]));
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/made/deep", &["rbind", "rro"]));
     });
     let expected =
         "contentcontentrw\ntouch: /ro/new: Read-only file system\ntouch: /etc/app/one: Read-only file system\ncontent";
     assert_eq!(text, expected);
-    let e = pod.refused(&["true"], |launch| bind(&mut launch.spec, &dir, "/bin/sh", &["bind"]));
+    let e = pod.refused(&["true"], |launch| edit(&mut launch.spec, |spec| bind(spec, &dir, "/bin/sh", &["bind"])));
     assert!(e.message.contains("mount /bin/sh: ENOTDIR") || e.message.contains("a directory and a file"), "{e}");
-    let e = pod.refused(&["true"], |launch| bind(&mut launch.spec, &dir.join("nosuch"), "/x", &["bind"]));
+    let e = pod
+        .refused(&["true"], |launch| edit(&mut launch.spec, |spec| bind(spec, &dir.join("nosuch"), "/x", &["bind"])));
     assert!(e.message.contains("nosuch for /x: ENOENT"), "{e}");
 }
 
@@ -294,12 +297,14 @@ fn propagation_reaches_the_volumes_that_ask_for_it() {
     shell(&format!("mount -t tmpfs none {at}; mount --make-shared {at}; mkdir {at}/sub {at}/out"));
     let script = "echo ready; read x; for v in private slave shared; do ls /$v/sub; done; mount -t tmpfs none /shared/out && touch /shared/out/up; echo done; read x";
     let launch = pod.launch(&["sh", "-c", script], |launch| {
-        bind(&mut launch.spec, &dir, "/private", &["rbind", "rprivate"]);
-        bind(&mut launch.spec, &dir, "/slave", &["rbind", "rslave"]);
-        bind(&mut launch.spec, &dir, "/shared", &["rbind", "rshared"]);
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/private", &["rbind", "rprivate"]));
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/slave", &["rbind", "rslave"]));
+        edit(&mut launch.spec, |spec| bind(spec, &dir, "/shared", &["rbind", "rshared"]));
         let caps = serde_json::json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
-        launch.spec["process"]["capabilities"] =
-            serde_json::json!({"bounding": caps, "permitted": caps, "effective": caps});
+        edit(&mut launch.spec, |spec| {
+            spec["process"]["capabilities"] =
+                serde_json::json!({"bounding": caps, "permitted": caps, "effective": caps})
+        });
     });
     let mut running = pod.start(launch).expect("start");
     assert_eq!(running.line(), "ready");
@@ -309,7 +314,8 @@ fn propagation_reaches_the_volumes_that_ask_for_it() {
     assert!(dir.join("out/up").exists(), "the container's mount reaches the host");
     running.kill();
     shell(&format!("umount {at}/out {at}/sub {at}; mount -t tmpfs none {at}; mount --make-private {at}"));
-    let e = pod.refused(&["true"], |launch| bind(&mut launch.spec, &dir, "/shared", &["rbind", "rshared"]));
+    let e = pod
+        .refused(&["true"], |launch| edit(&mut launch.spec, |spec| bind(spec, &dir, "/shared", &["rbind", "rshared"])));
     assert!(e.message.contains("Bidirectional propagation needs it shared"), "{e}");
     shell(&format!("umount {at}"));
 }
@@ -330,7 +336,7 @@ fn a_read_only_root_is_one() {
     let script = "touch /x; touch /dev/x && touch /dev/shm/y && echo rw; pwd";
     let (_, text) = pod.run(&["sh", "-c", script], |launch| {
         launch.root.readonly = true;
-        launch.spec["process"]["cwd"] = "/made/here".into();
+        edit(&mut launch.spec, |spec| spec["process"]["cwd"] = "/made/here".into());
     });
     assert_eq!(text, "touch: /x: Read-only file system\nrw\n/made/here\n");
 }
@@ -377,30 +383,36 @@ fn evil_images_change_nothing_outside() {
     fixtures::put(volume.join("v"), "");
     for target in ["/../../../../..", "../../../../../..", &format!("/..{}", pod.temp.path().display())] {
         with(&mut pod, &|layer| _ = layer.link("link", target));
-        let (code, text) =
-            pod.run(&["ls", "/link/data"], |launch| bind(&mut launch.spec, &volume, "/link/data", &["rbind"]));
+        let (code, text) = pod.run(&["ls", "/link/data"], |launch| {
+            edit(&mut launch.spec, |spec| bind(spec, &volume, "/link/data", &["rbind"]))
+        });
         assert_eq!((code, text.as_str()), (0, "v\n"), "{target}");
     }
     with(&mut pod, &|layer| _ = layer.link("a", "b").link("b", "a"));
     assert!(
-        pod.refused(&["true"], |launch| bind(&mut launch.spec, &volume, "/a/x", &["rbind"])).message.contains("ELOOP")
+        pod.refused(&["true"], |launch| edit(&mut launch.spec, |spec| bind(spec, &volume, "/a/x", &["rbind"])))
+            .message
+            .contains("ELOOP")
     );
     with(&mut pod, &|layer| _ = layer.link("into", "/proc/sys").link("etc/passwd", &format!("/proc/1/root{outside}")));
-    let e = pod.refused(&["true"], |launch| bind(&mut launch.spec, &volume, "/into", &["rbind"]));
+    let e = pod.refused(&["true"], |launch| edit(&mut launch.spec, |spec| bind(spec, &volume, "/into", &["rbind"])));
     assert!(e.message.contains("leads into /proc"), "{e}");
     // Masks and read-only paths through links, and masks' sources.
     with(&mut pod, &|layer| _ = layer.link("masked", "/../../../../etc").device("dev2/null", 1, 1));
     let (_, text) = pod.run(&["sh", "-c", "ls /etc | wc -l"], |launch| {
-        launch.spec["linux"]["maskedPaths"] = serde_json::json!(["/masked"]);
+        edit(&mut launch.spec, |spec| spec["linux"]["maskedPaths"] = serde_json::json!(["/masked"]));
     });
     assert_eq!(text.trim(), "0", "what the link names inside is masked");
     // Working directories.
     with(&mut pod, &|layer| _ = layer.link("cwd", "/proc/self/fd/7").link("up", "../../../.."));
     for cwd in ["/proc/self/fd/7", "/proc/self/fd/7/../..", "/cwd", "/proc/self/cwd", "/proc/1/root"] {
-        let e = pod.refused(&["true"], |launch| launch.spec["process"]["cwd"] = cwd.into());
+        let e = pod.refused(&["true"], |launch| edit(&mut launch.spec, |spec| spec["process"]["cwd"] = cwd.into()));
         assert!(e.step == podwright::launch::Step::Workdir || e.message.contains("process.cwd"), "{cwd}: {e}");
     }
-    assert_eq!(pod.run(&["sh", "-c", "pwd"], |launch| launch.spec["process"]["cwd"] = "/up".into()).1, "/\n");
+    assert_eq!(
+        pod.run(&["sh", "-c", "pwd"], |launch| edit(&mut launch.spec, |spec| spec["process"]["cwd"] = "/up".into())).1,
+        "/\n"
+    );
     canary.assert_alive();
 }
 
@@ -446,8 +458,8 @@ fn specs_that_cannot_be_honoured_are_refused_by_field() {
         ("mounts: /proc/sys", |s| bind(s, std::path::Path::new("/tmp"), "/proc/sys", &["bind"])),
         ("mounts: /a/../b", |s| bind(s, std::path::Path::new("/tmp"), "/a/../b", &["bind"])),
     ];
-    for (field, edit) in edits {
-        let e = pod.refused(&["true"], |launch| edit(&mut launch.spec));
+    for (field, change) in edits {
+        let e = pod.refused(&["true"], |launch| edit(&mut launch.spec, change));
         assert_eq!(e.step, podwright::launch::Step::Plan, "{e}");
         assert!(e.message.contains(field), "{field}: {e}");
     }
@@ -554,8 +566,10 @@ fn pause_is_worthless() {
         &["sh", "-c", "ls /proc/1/root/ /proc/1/root/proc /proc/1/root/sys; ls /proc/1/fd | wc -l"],
         |launch| {
             let caps = serde_json::json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
-            launch.spec["process"]["capabilities"] =
-                serde_json::json!({"bounding": caps, "permitted": caps, "effective": caps});
+            edit(&mut launch.spec, |spec| {
+                spec["process"]["capabilities"] =
+                    serde_json::json!({"bounding": caps, "permitted": caps, "effective": caps})
+            });
         },
     );
     assert_eq!(text, "/proc/1/root/:\nproc\nroot\nshm\nsys\n\n/proc/1/root/proc:\n\n/proc/1/root/sys:\n0\n");
@@ -569,8 +583,10 @@ fn devices_are_the_default_ones() {
     let mut pod = Pod::new(own());
     let script = "cd /dev; ls -d * | tr '\\n' ' '; echo x > null; cat /dev/full > /dev/null & kill $!; readlink ptmx; readlink fd; readlink stdin; stat -c '%t:%T %a' null tty; ls net";
     let (_, text) = pod.run(&["sh", "-c", script], |launch| {
-        launch.spec["linux"]["devices"] =
-            serde_json::json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 438}]);
+        edit(&mut launch.spec, |spec| {
+            spec["linux"]["devices"] =
+                serde_json::json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 438}])
+        });
     });
     let expected = "fd full mqueue net null ptmx pts random shm stderr stdin stdout tty urandom zero pts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n1:3 666\n5:0 666\ntun\n";
     assert_eq!(text, expected);
@@ -598,18 +614,22 @@ fn a_renamer_in_a_shared_volume_wins_nothing() {
     let inner = pod.temp.path().join("inner");
     std::fs::create_dir_all(&inner).expect("inner");
     let racer = pod.launch(&["/bin/probe", "--race", "/v/target", "/v/link"], |launch| {
-        bind(&mut launch.spec, &volume, "/v", &["rbind", "rw"]);
+        edit(&mut launch.spec, |spec| bind(spec, &volume, "/v", &["rbind", "rw"]));
     });
     let mut racer = pod.start(racer).expect("start");
     assert_eq!(racer.line(), "racing");
     let mut started = 0;
     for _ in 0..STARTS {
         let victim = pod.launch(&["sh", "-c", "echo > /v/target/deep/new; cat /proc/1/comm"], |launch| {
-            bind(&mut launch.spec, &volume, "/v", &["rbind", "rw"]);
-            bind(&mut launch.spec, &inner, "/v/target/deep", &["rbind", "rw"]);
-            launch.spec["process"]["cwd"] = "/v/target/deep".into();
-            launch.spec["linux"]["maskedPaths"] = serde_json::json!(["/v/target/deep/masked", "/proc/keys"]);
-            launch.spec["linux"]["readonlyPaths"] = serde_json::json!(["/v/target", "/proc/sys"]);
+            edit(&mut launch.spec, |spec| bind(spec, &volume, "/v", &["rbind", "rw"]));
+            edit(&mut launch.spec, |spec| bind(spec, &inner, "/v/target/deep", &["rbind", "rw"]));
+            edit(&mut launch.spec, |spec| spec["process"]["cwd"] = "/v/target/deep".into());
+            edit(&mut launch.spec, |spec| {
+                spec["linux"]["maskedPaths"] = serde_json::json!(["/v/target/deep/masked", "/proc/keys"])
+            });
+            edit(&mut launch.spec, |spec| {
+                spec["linux"]["readonlyPaths"] = serde_json::json!(["/v/target", "/proc/sys"])
+            });
         });
         match pod.start(victim) {
             Ok(running) => {

@@ -5,6 +5,7 @@ mod shim_client;
 use podwright::state::flight::{Flight, Source};
 use podwright::state::model::NamespaceMode;
 use podwright::state::record::{self, ExitRecord, ExitStatus, ProcessRecord, SandboxRecord};
+use podwright::state::spec::SpecText;
 use podwright::wire::{Event, FailureKind, Reply, Request};
 use shim_client::{PATIENCE, Pod, eventually, populated};
 use std::fs;
@@ -297,7 +298,9 @@ fn a_terminal_is_logged_as_stdout_and_its_end_is_the_end_of_the_container() {
     let mut pod = Pod::up(binary(), None);
     let (mut launch, cgroup) = pod.launch(&["/bin/busybox", "sh", "-c", "tty >/dev/null && echo terminal"]);
     launch.stdio.tty = true;
-    launch.spec["process"]["terminal"] = true.into();
+    let mut spec = launch.spec.value();
+    spec["process"]["terminal"] = true.into();
+    launch.spec = SpecText::of(&spec).expect("JSON");
     let id = launch.container.clone();
     let (reply, fds) = pod.start_launch(launch, &cgroup);
     assert!(matches!(reply, Reply::Started(_)), "{reply:?}");

@@ -213,7 +213,7 @@ fn container_view(found: &Found, container: &ContainerStatus) -> Result<Containe
         limits,
         warnings,
         layers: record.layers.iter().map(|l| l.display().to_string()).collect(),
-        spec: record.spec.clone(),
+        spec: record.spec.value(),
     })
 }
 

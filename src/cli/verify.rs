@@ -156,7 +156,7 @@ fn verify_process(
     process: Process,
     user: &crate::state::record::User,
 ) -> Result<Vec<Check>> {
-    let (pid, spec) = (process.pid, &container.record.spec);
+    let (pid, spec) = (process.pid, &container.record.spec.value());
     let proc = |file: &str| read(&format!("/proc/{pid}/{file}"));
     let last: u32 = read("/proc/sys/kernel/cap_last_cap")?.trim().parse().unwrap_or(40);
     let mut checks = live::status(&proc("status")?, spec, user, &oci::seccomp(&container.record.config), last);

@@ -13,6 +13,7 @@ use crate::image::store::Image;
 use crate::state::model::{ContainerConfig, NamespaceMode, SeccompProfile};
 use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability};
+use crate::state::spec::SpecText;
 use crate::sys;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -97,7 +98,7 @@ impl Engine {
             stop_signal: oci::stop_signal(&config, &image_config)?,
             config,
             created_at_ns: self.now_ns(),
-            spec,
+            spec: SpecText::of(&spec)?,
             layers: image.layers,
             log,
             image_user: image_config.user,

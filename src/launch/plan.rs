@@ -255,7 +255,7 @@ impl Process {
 
 /// The spec, typed.
 fn parse(launch: &Launch) -> Result<Spec, StartError> {
-    serde_json::from_value(launch.spec.clone()).map_err(|e| refused(format!("OCI spec: {e}")))
+    launch.spec.parse().map_err(|e| refused(e.to_string()))
 }
 
 /// An error of [`Step::Plan`].
@@ -462,7 +462,7 @@ mod tests {
         Launch {
             container: ContainerId::random(),
             dir: "/run/x".into(),
-            spec,
+            spec: crate::state::spec::SpecText::of(&spec).expect("JSON"),
             root: wire::Root { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into(), readonly: false },
             user: UserChoice::default(),
             namespaces: Namespaces::default(),

@@ -31,7 +31,7 @@ fn start(letter: char, pid: NamespaceMode) -> Request {
     Request::Start(Box::new(Launch {
         container: id(letter),
         dir: "/".into(),
-        spec: serde_json::Value::Null,
+        spec: crate::state::spec::SpecText::of(&()).expect("null"),
         root: Root { layers: Vec::new(), upper: "/".into(), work: "/".into(), readonly: false },
         user: UserChoice::default(),
         namespaces: Namespaces { pid, ..Namespaces::default() },

@@ -4,3 +4,4 @@ pub mod flight;
 pub mod model;
 pub mod paths;
 pub mod record;
+pub mod spec;

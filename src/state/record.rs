@@ -11,6 +11,7 @@
 
 use super::model::{ContainerConfig, PodConfig, Resources};
 use super::paths::beside;
+use super::spec::SpecText;
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
 use serde::de::DeserializeOwned;
@@ -183,7 +184,7 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     pub created_at_ns: i64,
     /// Resolved when it was created, for the image may be gone later: the OCI runtime spec.
-    pub spec: serde_json::Value,
+    pub spec: SpecText,
     /// Absolute directories, the lowest layer first.
     pub layers: Vec<PathBuf>,
     /// Number of the signal that asks it to stop.

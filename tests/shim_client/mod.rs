@@ -4,6 +4,7 @@
 use podwright::id::{ContainerId, ExecId, PodId};
 use podwright::state::model::{NamespaceMode, Namespaces};
 use podwright::state::record::ExitRecord;
+use podwright::state::spec::SpecText;
 use podwright::sys::epoll::{Epoll, Interest};
 use podwright::sys::socket::{recvmsg, sendmsg};
 use podwright::wire::{
@@ -250,7 +251,7 @@ impl Pod {
         fs::create_dir(self.cgroup_of(&container)).expect("make cgroup");
         let cgroup = open_path(&self.cgroup_of(&container));
         let launch = Launch {
-            spec: spec(args),
+            spec: SpecText::of(&spec(args)).expect("JSON"),
             root: Root {
                 layers: vec![self.dir().join("layer")],
                 upper: dir.join("upper"),
@@ -282,8 +283,10 @@ impl Pod {
     pub fn start_in(&mut self, pid: NamespaceMode, script: &str) -> ContainerId {
         let (mut launch, cgroup) = self.launch(&["/bin/busybox", "sh", "-c", script]);
         if pid == NamespaceMode::Node {
-            let namespaces = launch.spec["linux"]["namespaces"].as_array_mut().expect("an array");
+            let mut spec = launch.spec.value();
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("an array");
             namespaces.retain(|namespace| namespace["type"] != "pid");
+            launch.spec = SpecText::of(&spec).expect("JSON");
         }
         launch.namespaces.pid = pid;
         let container = launch.container.clone();
