@@ -53,6 +53,9 @@ pub enum Comparison {
     },
 }
 
+/// How far back a verdict is looked for before another one is emitted; less than a jump reaches, for its tests are still to come.
+const NEAR: usize = 200;
+
 /// One comparison of one argument, 0 to 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
@@ -145,7 +148,8 @@ pub fn assemble(architectures: &[Architecture], stranger: u32) -> Result<Vec<Soc
     code.ret(stranger);
     for architecture in architectures.iter().rev() {
         let end = code.reversed.len();
-        code.tree(architecture, &architecture.segments);
+        let tree = code.tree(architecture, &architecture.segments);
+        code.go_to(tree);
         code.load(OFFSET_NR);
         code.jump(code.reversed.len() - end);
         code.test(JMP_JEQ_K, architecture.audit_arch, 1, 0);
@@ -188,25 +192,55 @@ impl Backwards {
         self.push(code, jt, jf, k);
     }
 
-    fn tree(&mut self, architecture: &Architecture, segments: &[Segment]) {
+    /// The search for the segment of a number. Gives what [`Backwards::skip_to`] takes: where the search begins.
+    fn tree(&mut self, architecture: &Architecture, segments: &[Segment]) -> usize {
         if let [one] = segments {
             return self.decision(&architecture.decisions[one.decision], architecture.wide);
         }
         let (left, right) = segments.split_at(segments.len() / 2);
-        self.tree(architecture, right);
-        let end = self.reversed.len();
-        self.tree(architecture, left);
-        let skip = self.reversed.len() - end;
-        match u8::try_from(skip) {
-            Ok(near) => self.test(JMP_JGE_K, right[0].start, near, 0),
-            Err(_) => {
-                self.jump(skip);
-                self.test(JMP_JGE_K, right[0].start, 0, 1);
-            }
+        let right_at = self.tree(architecture, right);
+        let left_at = self.tree(architecture, left);
+        // The farther one may need a jump of its own, which goes in between.
+        let right_at = self.within_reach(right_at, 1);
+        let left_at = self.within_reach(left_at, 0);
+        let right_at = self.within_reach(right_at, 0);
+        let near = |at: usize| u8::try_from(self.skip_to(at)).unwrap_or(u8::MAX); // within_reach
+        let (on_true, on_false) = (near(right_at), near(left_at));
+        self.test(JMP_JGE_K, right[0].start, on_true, on_false);
+        self.reversed.len()
+    }
+
+    /// How many instructions lie between the next one that is emitted and `at`, a length of the code behind which it stood.
+    fn skip_to(&self, at: usize) -> usize {
+        self.reversed.len() - at
+    }
+
+    /// Goes on at `at`.
+    fn go_to(&mut self, at: usize) {
+        match self.skip_to(at) {
+            0 => {}
+            skip => self.jump(skip),
         }
     }
 
-    fn decision(&mut self, decision: &Decision, wide: bool) {
+    /// `at`, or a jump to it when a test that comes after `more` instructions could not reach it.
+    fn within_reach(&mut self, at: usize, more: usize) -> usize {
+        if self.skip_to(at) + more <= usize::from(u8::MAX) {
+            return at;
+        }
+        self.go_to(at);
+        self.reversed.len()
+    }
+
+    /// What is done about a call whose number is found. A plain verdict is shared with whoever has the same one near.
+    fn decision(&mut self, decision: &Decision, wide: bool) -> usize {
+        if decision.rules.is_empty() {
+            let nearest = self.reversed.len().saturating_sub(NEAR);
+            let known = self.reversed[nearest..].iter().rposition(|i| (i.code, i.k) == (RET_K, decision.otherwise));
+            if let Some(index) = known {
+                return nearest + index + 1;
+            }
+        }
         self.ret(decision.otherwise);
         let mut rest = &decision.rules[..];
         while !rest.is_empty() {
@@ -216,6 +250,7 @@ impl Backwards {
             self.reversed.extend(block.into_iter().rev());
             rest = before;
         }
+        self.reversed.len()
     }
 }
 

@@ -35,10 +35,57 @@ fn os(step: Step, object: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
     move |e| StartError::os(step, object, e.raw_os_error().unwrap_or(0))
 }
 
-/// Mounts the overlay in a private mount namespace of a helper and takes a copy out of it (reference: one recipe for every
-/// kernel; fsconfig(2) cannot take 127 layers and Linux 6.1 has no `lowerdir+`). `volatile`: after a crash of the machine the
-/// container is gone, so its writes need no sync.
+/// The overlay, attached nowhere. `volatile`: after a crash of the machine the container is gone, so its writes need no sync.
+///
+/// fsconfig(2) takes values of up to 255 bytes, which is some 14 layers by their descriptors; Linux 6.1 has no `lowerdir+`. More of
+/// them take mount(2) in a helper's mount namespace, which is three times as slow.
 pub(super) fn overlay(root: &Root) -> Result<OwnedFd, StartError> {
+    let layers = Layers::open(root)?;
+    let lower = layers.lower();
+    if lower.len() > MAX_PARAMETER {
+        drop(layers); // the helper opens its own
+        return overlay_by_helper(root);
+    }
+    let text = |bytes| CString::new(bytes).map_err(|_| StartError::refused(Step::Overlay, "a descriptor with a NUL"));
+    let lower = text(lower)?;
+    let (upper, work) = (mount::proc_path(layers.upper.as_fd()), mount::proc_path(layers.work.as_fd()));
+    let parameters: [(&CStr, Option<&CStr>); 5] = [
+        (c"lowerdir", Some(&lower)),
+        (c"upperdir", Some(&upper)),
+        (c"workdir", Some(&work)),
+        (c"index", Some(c"off")),
+        (c"volatile", None),
+    ];
+    mount::new_fs(c"overlay", &parameters, MountAttr::NONE).map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
+}
+
+/// The longest value of fsconfig(2), in bytes.
+const MAX_PARAMETER: usize = 255;
+
+/// An overlay's directories, opened.
+struct Layers {
+    /// The lowest first.
+    layers: Vec<OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
+}
+
+impl Layers {
+    fn open(root: &Root) -> Result<Layers, StartError> {
+        let open = |path: &CString| openat2::open_host_path(path).map_err(os(Step::Overlay, &path.to_string_lossy()));
+        let layers = root.layers.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Layers { layers, upper: open(&root.upper)?, work: open(&root.work)? })
+    }
+
+    /// The value of `lowerdir`: the uppermost first.
+    fn lower(&self) -> Vec<u8> {
+        let paths: Vec<CString> = self.layers.iter().rev().map(|layer| mount::proc_path(layer.as_fd())).collect();
+        paths.iter().map(|path| path.to_bytes()).collect::<Vec<_>>().join(&b':')
+    }
+}
+
+/// Mounts the overlay in a private mount namespace of a helper and takes a copy out of it.
+fn overlay_by_helper(root: &Root) -> Result<OwnedFd, StartError> {
     let mut made = Err(StartError::refused(Step::Overlay, "mount overlay: the helper did not run"));
     helper_newns(&mut || made = overlay_here(root)).map_err(os(Step::Overlay, "(helper)"))?;
     made
@@ -48,15 +95,9 @@ pub(super) fn overlay(root: &Root) -> Result<OwnedFd, StartError> {
 /// overlayfs takes layers of the caller's mount namespace only.
 fn overlay_here(root: &Root) -> Result<OwnedFd, StartError> {
     mount::make_all_private().map_err(os(Step::Overlay, "(private mounts)"))?;
-    let open = |path: &CString| openat2::open_host_path(path).map_err(os(Step::Overlay, &path.to_string_lossy()));
-    let layers = root.layers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(&root.upper)?, open(&root.work)?);
-    let mut options = b"lowerdir=".to_vec();
-    for (index, layer) in layers.iter().rev().enumerate() {
-        options.extend_from_slice(if index == 0 { b"" } else { b":" });
-        options.extend_from_slice(mount::proc_path(layer.as_fd()).to_bytes());
-    }
-    for (key, dir) in [("upperdir", &upper), ("workdir", &work)] {
+    let layers = Layers::open(root)?;
+    let mut options = [b"lowerdir=".to_vec(), layers.lower()].concat();
+    for (key, dir) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
         options.extend_from_slice(format!(",{key}=").as_bytes());
         options.extend_from_slice(mount::proc_path(dir.as_fd()).to_bytes());
     }
@@ -225,6 +266,10 @@ pub(super) fn watch(plan: &Plan) -> Result<Option<Watch>, StartError> {
         What::Bind(bind) if bind.propagation != PropagationType::Private => Some(bind),
         _ => None,
     });
+    let mut binds = binds.peekable();
+    if binds.peek().is_none() {
+        return Ok(None); // the table of a busy host is long
+    }
     let mut sources = Vec::new();
     let table = mount_table()?;
     for bind in binds {
@@ -246,7 +291,7 @@ pub(super) fn watch(plan: &Plan) -> Result<Option<Watch>, StartError> {
         sources.push(path);
     }
     let before = table.below(&sources);
-    Ok((!sources.is_empty()).then_some(Watch { sources, before }))
+    Ok(Some(Watch { sources, before }))
 }
 
 impl Watch {

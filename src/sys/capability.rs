@@ -37,18 +37,17 @@ pub fn capset(permitted: u64, effective: u64, inheritable: u64) -> io::Result<()
 /// # Errors
 /// `EPERM` without CAP_SETPCAP.
 pub fn limit_bounding_set(keep: u64) -> io::Result<()> {
-    for number in 0..u64::BITS {
-        // SAFETY: PR_CAPBSET_DROP and PR_CAPBSET_READ take an integer.
-        let known = unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) };
-        if known < 0 {
-            return Ok(()); // EINVAL: beyond the last one
-        }
-        if known == 0 || keep & (1 << number) != 0 {
+    for number in (0..u64::BITS).filter(|number| keep & (1 << number) == 0) {
+        // SAFETY: PR_CAPBSET_DROP takes an integer.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } == 0 {
             continue;
         }
-        // SAFETY: as above.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } != 0 {
-            return Err(io::Error::last_os_error());
+        let refused = io::Error::last_os_error();
+        // SAFETY: as above, of PR_CAPBSET_READ.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) } {
+            0 => {} // it was not there
+            1 => return Err(refused),
+            _ => return Ok(()), // EINVAL: beyond the last one
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! For trees whose names podwright chose itself (cgroups, its own directories): one component at a time, symbolic links never
 //! followed. Paths inside a container are not resolved here but with openat2(2). No policy, no paths of podwright's own.
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,6 +46,17 @@ pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 pub fn open_dir_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, component(name)?, flags, Mode::empty())?)
+}
+
+/// Opens the directory at a relative path below `dir`, as [`open_dir_at`] does for each of its components; an empty one is `dir`.
+///
+/// # Errors
+/// Those of openat2(2); `EXDEV` for a path that leaves `dir`.
+pub fn open_dir_below(dir: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let path = if path.is_empty() { "." } else { path };
+    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?)
 }
 
 /// Opens an existing file in `dir`; a symbolic link is refused (`ELOOP`).
