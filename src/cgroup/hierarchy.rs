@@ -101,7 +101,10 @@ impl Hierarchy {
     /// # Errors
     /// `NotFound` when there is none; `Internal`.
     pub fn open(&self, path: &CgroupPath) -> Result<Cgroup> {
-        Ok(self.chain(path)?.pop().map_or(self.root()?, |last| last))
+        match fs::open_dir_below(self.root.as_fd(), path.as_str().trim_start_matches('/')) {
+            Err(e) if is_gone(&e) => Err(Error::not_found(format!("cgroup {path} does not exist"))),
+            dir => Ok(Cgroup::from_fd(path.clone(), dir.context(|| format!("open cgroup {path}"))?)),
+        }
     }
 
     /// The cgroup and all above it, from the root down.
@@ -133,12 +136,29 @@ impl Hierarchy {
     /// # Errors
     /// `ResourceExhausted` when a parent admits no more descendants (`cgroup.max.descendants`, `cgroup.max.depth`); `Internal`.
     pub fn create(&self, path: &CgroupPath, controllers: &Controllers, owned: &CgroupPath) -> Result<Cgroup> {
+        if let Some(made) = self.try_create_last(path, controllers)? {
+            return Ok(made);
+        }
         for _ in 0..MAX_RACES {
             if let Some(cgroup) = self.try_create(path, controllers, owned)? {
                 return Ok(cgroup);
             }
         }
         Err(Error::internal(format!("make cgroup {path}: its parents were removed {MAX_RACES} times meanwhile")))
+    }
+
+    /// The usual case: all above it is there and passes on what is wanted. `None` when it is not so.
+    fn try_create_last(&self, path: &CgroupPath, controllers: &Controllers) -> Result<Option<Cgroup>> {
+        let Some((parent, name)) = path.split() else { return Ok(None) };
+        let Ok(above) = self.open(&parent) else { return Ok(None) };
+        let Ok(passed_on) = above.read("cgroup.subtree_control") else { return Ok(None) };
+        let (passed_on, host) = (words(&passed_on), self.controllers()?);
+        // What the host does not have is not there to be passed on.
+        if controllers.difference(&passed_on).any(|controller| host.contains(controller)) {
+            return Ok(None);
+        }
+        // Whatever keeps it from being made, the long way says so.
+        Ok(make(above.as_fd(), name).ok().map(|dir| Cgroup::from_fd(path.clone(), dir)))
     }
 
     /// `None`: a cgroup above it was removed meanwhile.

@@ -204,13 +204,15 @@ fn realtime_ns() -> i64 {
 /// Makes a directory with exactly these permission bits, whatever the umask; one that is there is left as it is.
 pub(crate) fn mkdir_all(path: &Path, mode: u32) -> Result<()> {
     let doing = || format!("make directory {}", path.display());
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        mkdir_all(parent, mode)?;
-    }
-    match std::fs::DirBuilder::new().mode(mode).create(path) {
+    let make = || std::fs::DirBuilder::new().mode(mode).create(path);
+    let made = match (make(), path.parent()) {
+        (Err(e), Some(parent)) if e.kind() == std::io::ErrorKind::NotFound => {
+            mkdir_all(parent, mode)?;
+            make()
+        }
+        (made, _) => made,
+    };
+    match made {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         made => made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(mode))).context(doing),
     }

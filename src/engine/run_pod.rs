@@ -20,6 +20,7 @@ use crate::sys::fs::Access;
 use crate::sys::spawn::Child;
 use crate::wire::{Reply, Request, Sandbox};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -169,7 +170,8 @@ impl Engine {
         fault::point("engine.run_pod.shim");
         let (sender, heard) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender)?;
-        shim.hello(self.0.options.owner).await?;
+        // It answers while the files and cgroups are made. Whose it is, it finds on its socket even when we are gone by then.
+        let greeting = shim.greet(self.0.options.owner).await?;
         fault::point("engine.run_pod.hello");
         self.claim()?;
         fault::point("engine.run_pod.claimed");
@@ -187,6 +189,7 @@ impl Engine {
         let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");
         let leaf = self.make_cgroups(&pod, undo)?;
+        greeting.answered().await?;
         if !joined {
             self.join_shims(&shim).await?;
         }
@@ -227,7 +230,11 @@ impl Engine {
             None => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };
         for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)] {
-            record::write_bytes(&self.paths().etc(id, name), text.as_bytes(), 0o644, Durability::Boot)?;
+            // In place: nobody reads them before the pod is there.
+            let path = self.paths().etc(id, name);
+            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+            let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+            written.context(|| format!("write {}", path.display()))?;
         }
         Flight::create(&self.paths().flight(id), Source::Engine)
     }

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much is read from a shim at a time, in bytes: most messages are shorter.
-const READ_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 4 << 10;
 
 /// What the engine hears of a shim unasked.
 #[derive(Debug)]
@@ -169,10 +169,15 @@ impl Shim {
     /// # Errors
     /// `Unsupported` without a common version, else as [`Shim::call`].
     pub async fn hello(&self, owner: bool) -> Result<()> {
-        match self.call(Request::Hello { versions: wire::VERSIONS, owner }, &[]).await?.0 {
-            Reply::Hello { version, .. } => wire::negotiate((version, version)).map(|_| ()),
-            other => Err(unexpected(&other)),
-        }
+        self.greet(owner).await?.answered().await
+    }
+
+    /// Says who we are. When this returns it is said: a shim that has not read it yet finds it before it finds that we are gone.
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim hung up.
+    pub async fn greet(&self, owner: bool) -> Result<Greeting> {
+        Ok(Greeting(self.send(Request::Hello { versions: wire::VERSIONS, owner }, &[]).await?))
     }
 
     /// Sends a request and waits for its answer; a `Failed` becomes an error.
@@ -235,6 +240,24 @@ impl Asked {
     /// `Unavailable` when the shim hung up.
     pub async fn answer(self) -> Result<Answer> {
         self.0.await.map_err(|_| shim_is_gone())
+    }
+}
+
+/// A greeting that the shim has yet to answer.
+#[derive(Debug)]
+pub struct Greeting(Asked);
+
+impl Greeting {
+    /// Waits for the answer: which version both speak.
+    ///
+    /// # Errors
+    /// `Unsupported` without a common version; `Unavailable` when the shim hung up.
+    pub async fn answered(self) -> Result<()> {
+        match self.0.answer().await?.0 {
+            Reply::Hello { version, .. } => wire::negotiate((version, version)).map(|_| ()),
+            Reply::Failed(failure) => Err(failure.into()),
+            other => Err(unexpected(&other)),
+        }
     }
 }
 
