@@ -39,9 +39,7 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// its restart policy; seconds of its grace period. They are podwright's own and no part of the metadata that containers see.
 pub const ROLES: &str = "podwright.dev/containers";
 pub const RESTART_POLICY: &str = "podwright.dev/restart-policy";
-/// The images that its containers name, separated by blanks: a container that waits to be started again has no record, and its image
-/// is to be there when it is.
-pub const IMAGES: &str = "podwright.dev/images";
+pub use crate::engine::in_use::IMAGES;
 pub const GRACE_SECONDS: &str = "podwright.dev/grace-seconds";
 
 /// What the plan depends on beside the manifest.
@@ -116,7 +114,7 @@ impl ContainerPlan {
             host_path: self.message_file(number),
             ..Mount::default()
         });
-        by_depth(&mut config.mounts);
+        Mount::by_depth(&mut config.mounts);
         config
     }
 
@@ -188,11 +186,6 @@ pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodP
         containers,
         volumes,
     })
-}
-
-/// Mounts in the order that lets one stand below another: fewer path components first, otherwise as given.
-fn by_depth(mounts: &mut [Mount]) {
-    mounts.sort_by_key(|m| m.container_path.split('/').filter(|part| !part.is_empty()).count());
 }
 
 struct Build<'a> {
@@ -337,7 +330,7 @@ impl Build<'_> {
                 propagation: mount.propagation,
             });
         }
-        by_depth(&mut mounts);
+        Mount::by_depth(&mut mounts);
         Ok(mounts)
     }
 

@@ -1,7 +1,8 @@
 //! `podwright images`: the table of images.
 
 use super::output::{self, Format};
-use super::{Session, find, units};
+use super::{Session, units};
+use crate::engine::in_use;
 use crate::error::{Error, Result};
 use crate::image::reference::Reference;
 use crate::image::store::Image;
@@ -74,7 +75,7 @@ struct Entry {
 pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
     super::require_root("images")?;
     let store = session.store()?;
-    let in_use = find::in_use(&session.paths())?.images;
+    let in_use = in_use::in_use(&session.paths())?.images;
     let mut images = store.list()?;
     let mut damaged = store.damaged()?;
     if args.images.is_empty() {

@@ -2,8 +2,8 @@
 
 use super::output::{self, Format};
 use super::rmi::{self, Document};
-use super::{Session, find, images, units};
-use crate::engine::sweep;
+use super::{Session, images, units};
+use crate::engine::{in_use, sweep};
 use crate::error::Result;
 use crate::image::gc::Prune;
 
@@ -29,7 +29,7 @@ pub(super) fn run(args: &PruneArgs, session: &Session) -> Result<u8> {
     super::require_root("prune")?;
     let (store, paths) = (session.store()?, session.paths());
     let which = if args.all { Prune::Unused } else { Prune::Nameless };
-    let in_use = || find::in_use(&paths);
+    let in_use = || in_use::in_use(&paths);
     let (swept, removed) = if args.dry_run {
         let dead = sweep::instances(&paths)?.iter().filter(|(_, alive)| !alive).count();
         (dead, store.prunable(which, &in_use)?)

@@ -1,7 +1,8 @@
 //! `podwright rmi`: removes images.
 
+use super::Session;
 use super::output::{self, Format};
-use super::{Session, find};
+use crate::engine::in_use;
 use crate::error::{Error, Result};
 use crate::image::gc::Removed;
 use serde::Serialize;
@@ -48,7 +49,7 @@ pub(super) fn run(args: &RmiArgs, session: &Session) -> Result<u8> {
     let mut document = Document::default();
     let mut errors = Vec::new();
     for image in &args.images {
-        match store.remove(image, &|| find::in_use(&paths)) {
+        match store.remove(image, &|| in_use::in_use(&paths)) {
             Ok(removed) => {
                 if session.format == Format::Table {
                     output::print(&lines(&removed))?;

@@ -84,6 +84,7 @@ impl Engine {
         image: Image,
     ) -> Result<ContainerRecord> {
         let image_config = image.config;
+        let image_ref = image.digests.into_iter().next().unwrap_or_else(|| image.id.to_string());
         config.image_id = Some(image.id);
         let node_name = &self.0.options.node_name;
         let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
@@ -102,6 +103,7 @@ impl Engine {
             layers: image.layers,
             log,
             image_user: image_config.user,
+            image_ref,
         })
     }
 }

@@ -18,10 +18,12 @@ pub struct Event {
     /// `None`: the sandbox.
     pub container: Option<ContainerId>,
     pub kind: EventKind,
+    /// Nanoseconds since the epoch, strictly increasing within one engine; given when it is announced.
+    pub at_ns: i64,
 }
 
 impl Event {
     pub fn of(pod: &PodId, container: Option<&ContainerId>, kind: EventKind) -> Event {
-        Event { pod: pod.clone(), container: container.cloned(), kind }
+        Event { pod: pod.clone(), container: container.cloned(), kind, at_ns: 0 }
     }
 }

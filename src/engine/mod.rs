@@ -14,11 +14,13 @@ mod create_container;
 pub mod etc;
 pub mod events;
 pub mod exec;
+pub mod in_use;
 pub mod oci;
 pub mod pod;
 pub mod query;
 mod recover;
 mod remove;
+mod reopen_log;
 mod run_pod;
 pub mod shim;
 pub mod signal;
@@ -179,7 +181,7 @@ impl Engine {
     }
 
     pub(crate) fn announce(&self, event: Event) {
-        let _ = self.0.events.send(event); // there may be no listener
+        let _ = self.0.events.send(Event { at_ns: self.now_ns(), ..event }); // there may be no listener
     }
 
     /// The program of new shims, sealed once for all of them.

@@ -17,7 +17,7 @@ use crate::cgroup::Row;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::Flight;
-use crate::state::model::PodCgroup;
+use crate::state::model::{PodCgroup, Resources};
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, ProcessRecord};
 use crate::sys::spawn::Child;
 use crate::wire;
@@ -62,6 +62,8 @@ pub struct Facts {
 #[derive(Debug)]
 pub struct Container {
     pub record: Arc<ContainerRecord>,
+    /// What it is to have now: as it was made, or as it was last resized.
+    pub resources: Arc<Resources>,
     pub process: Option<ProcessRecord>,
     pub exit: Option<ExitRecord>,
     /// A process below it was killed for memory and it went on.
@@ -85,6 +87,7 @@ pub enum State {
 impl Container {
     pub fn new(record: Arc<ContainerRecord>) -> Container {
         Container {
+            resources: Arc::new(record.config.resources.clone()),
             record,
             process: None,
             exit: None,

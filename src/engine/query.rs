@@ -6,6 +6,7 @@ use crate::cgroup::Row;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Entry, Flight, Source};
+use crate::state::model::{PodConfig, Resources};
 use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, ProcessRecord};
 use crate::wire::SandboxState;
 use serde::Serialize;
@@ -29,6 +30,8 @@ pub struct PodStatus {
 pub struct ContainerStatus {
     pub record: Arc<ContainerRecord>,
     pub state: State,
+    /// As it was made, or as it was last resized.
+    pub resources: Arc<Resources>,
     pub process: Option<ProcessRecord>,
     pub exit: Option<ExitRecord>,
     pub child_oom: bool,
@@ -54,6 +57,7 @@ fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
     ContainerStatus {
         record: container.record.clone(),
         state: container.state(),
+        resources: container.resources.clone(),
         process: container.process.clone(),
         exit: container.exit.clone(),
         child_oom: container.child_oom,
@@ -61,6 +65,11 @@ fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
         warnings: container.warnings.clone(),
         cgroup: pod.container_cgroup(&container.record.id),
     }
+}
+
+/// What makes two configs those of one pod (CRI PodSandboxMetadata).
+fn identity(config: &PodConfig) -> (&str, &str, &str, u32) {
+    (&config.name, &config.namespace, &config.uid, config.attempt)
 }
 
 impl Engine {
@@ -78,6 +87,32 @@ impl Engine {
         let mut all: Vec<ContainerStatus> = pods.iter().flat_map(of).collect();
         all.sort_by_key(|c| std::cmp::Reverse(c.record.created_at_ns));
         all
+    }
+
+    /// The containers of one pod, in no order; none for a pod that is gone.
+    pub fn containers_of(&self, id: &PodId) -> Vec<ContainerStatus> {
+        let Ok(pod) = self.pod(id) else { return Vec::new() };
+        let facts = pod.facts();
+        facts.containers.values().map(|c| container_status(&pod, c)).collect()
+    }
+
+    /// The ids of the pods that start with `digits`.
+    pub fn pods_with(&self, digits: &str) -> Vec<PodId> {
+        self.pods_mut().keys().filter(|id| id.as_str().starts_with(digits)).cloned().collect()
+    }
+
+    /// The ids of the containers that start with `digits`.
+    pub fn containers_with(&self, digits: &str) -> Vec<ContainerId> {
+        let pods: Vec<Arc<Pod>> = self.pods_mut().values().cloned().collect();
+        let of = |pod: &Arc<Pod>| pod.facts().containers.keys().cloned().collect::<Vec<_>>();
+        pods.iter().flat_map(of).filter(|id| id.as_str().starts_with(digits)).collect()
+    }
+
+    /// The pod of the same identity: name, namespace, uid and attempt.
+    pub fn pod_like(&self, config: &PodConfig) -> Option<PodStatus> {
+        let found = self.pods_mut().values().find(|p| identity(&p.record.config) == identity(config)).cloned()?;
+        let facts = found.facts();
+        Some(pod_status(&found, &facts))
     }
 
     /// One pod.

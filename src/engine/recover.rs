@@ -6,7 +6,9 @@ use super::shim::{Shim, connect, unexpected};
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
-use crate::state::record::{self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, SandboxRecord, StoppedRecord};
+use crate::state::record::{
+    self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, StoppedRecord,
+};
 use crate::wire::{Reply, Request, SandboxState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,29 @@ impl Engine {
         self.recover().await
     }
 
+    /// Takes away what an engine that was killed had begun and told nobody of: pods without a sandbox, and those of another boot, whose
+    /// processes ended with it. To be called after [`Engine::recover`]; returns what is left, a sentence each.
+    ///
+    /// # Errors
+    /// `Internal` when the directory of pods cannot be listed.
+    pub async fn sweep_unfinished(&self) -> Result<Vec<Error>> {
+        let mut left = Vec::new();
+        for name in list(&self.paths().pods())? {
+            let Ok(id) = name.parse::<PodId>() else { continue };
+            match self.pod(&id) {
+                Ok(pod) => {
+                    let finished = pod.facts().sandbox.is_some() && pod.record.boot_id == self.0.boot_id;
+                    if !finished {
+                        left.extend(self.remove_pod(&id).await.err());
+                    }
+                }
+                Err(_) if !self.paths().pod_record(&id).exists() => left.extend(self.remove_unrecorded(&id).err()),
+                Err(_) => {} // its record cannot be read, as recovery has said: it stays
+            }
+        }
+        Ok(left)
+    }
+
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
         // No record: it is being made, or its maker was killed before there was anything but the directory.
@@ -80,6 +105,9 @@ impl Engine {
             let mut known = Container::new(Arc::new(record));
             known.process = record::read::<ProcessRecord>(&paths.process_record(&id, &container))?;
             known.exit = record::read::<ExitRecord>(&paths.exit_record(&id, &container))?;
+            if let Some(resized) = record::read::<ResourcesRecord>(&paths.resources_record(&id, &container))? {
+                known.resources = Arc::new(resized.resources);
+            }
             containers.push((container, known));
         }
         pod.change(|facts| {

@@ -4,14 +4,20 @@ use super::events::{Event, EventKind};
 use super::pod::Pod;
 use super::recover::list;
 use super::run_pod::remove_tree;
+use super::signal::SIGKILL;
 use super::stop::tolerate_gone;
 use super::{Engine, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
+use crate::state::record::Process;
 use crate::sys::fs::{Access, open_file_at};
+use crate::sys::pidfd::pidfd_open;
+use crate::sys::poll::{Interest, poll_until};
+use crate::sys::session::pidfd_send_signal;
+use crate::sys::start_time;
 use crate::wire::Request;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -136,6 +142,7 @@ impl Engine {
 
     /// Tells the shim to go and waits for it; one that does not is killed, for it holds nothing any more.
     async fn end_shim(&self, pod: &Arc<Pod>) -> Result<()> {
+        let shim = self.stranger(pod);
         if let Ok(shim) = pod.shim() {
             match shim.done(Request::Shutdown, &[]).await {
                 Err(e) if e.kind() != Kind::Unavailable => return Err(e),
@@ -144,7 +151,12 @@ impl Engine {
         }
         let gone = pod.wait(|facts| Ok(facts.hung_up.then_some(())));
         let left_in_time = tokio::time::timeout(SHIM_EXIT_WAIT, gone).await.is_ok();
-        let Some(child) = pod.take_child() else { return Ok(()) };
+        let Some(child) = pod.take_child() else {
+            return match shim {
+                Some(shim) => blocking(move || wait_for_stranger(&shim)).await,
+                None => Ok(()),
+            };
+        };
         blocking(move || {
             if !left_in_time {
                 let _ = child.kill(); // it may have ended in this moment
@@ -153,4 +165,25 @@ impl Engine {
         })
         .await
     }
+
+    /// The shim of a pod that an engine before this one made, by its pidfd; `None` when it is gone, and when it is this process, which
+    /// sweeps after its owner.
+    fn stranger(&self, pod: &Pod) -> Option<OwnedFd> {
+        let Process { pid, start_time: started } = pod.record.shim;
+        if pod.record.boot_id != self.0.boot_id || pid == std::process::id() {
+            return None;
+        }
+        let pidfd = pidfd_open(pid).ok()?;
+        (start_time(pid).ok()? == started).then_some(pidfd)
+    }
+}
+
+/// Waits for the end of a process that is no child of ours; until then its cgroup cannot go. One that takes too long is killed.
+fn wait_for_stranger(shim: &OwnedFd) -> Result<()> {
+    let ended = || poll_until(shim.as_fd(), Interest::Read, SHIM_EXIT_WAIT).context(|| "wait for the shim");
+    if ended()? {
+        return Ok(());
+    }
+    pidfd_send_signal(shim.as_fd(), SIGKILL).context(|| "kill the shim")?;
+    ended().map(|_| ())
 }

@@ -58,7 +58,8 @@ impl Engine {
     async fn start(&self, pod: &Pod, record: &Arc<ContainerRecord>) -> Result<(), (Error, i32)> {
         let plain = |e: Error| (e, 0);
         let path = pod.container_cgroup(&record.id);
-        let settings = self.settings(&record.config.resources).map_err(plain)?;
+        let resources = pod.facts().containers.get(&record.id).map(|c| c.resources.clone()).unwrap_or_default();
+        let settings = self.settings(&resources).map_err(plain)?;
         let cgroup = self.make_cgroup(pod, &path, &settings).map_err(plain)?;
         fault::point("engine.start_container.cgroup");
         let started = self.limit_and_launch(pod, record, &cgroup, &settings).await;

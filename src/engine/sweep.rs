@@ -190,7 +190,7 @@ async fn wait_for_lock(paths: &Paths) -> Result<Option<Lock>> {
 
 /// Directories that exist only while something is in them.
 pub fn prune_directories(paths: &Paths) {
-    for dir in [paths.instances(), paths.root.join("containers"), paths.root.join("pods")] {
+    for dir in [paths.instances(), paths.pods(), paths.root.join("containers"), paths.root.join("pods")] {
         let _ = std::fs::remove_dir(dir); // others may be using it
     }
 }
@@ -211,7 +211,7 @@ impl Engine {
     }
 
     /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
-    fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
+    pub(super) fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
         self.remove_data(id)?;
         remove_tree(&self.paths().pod(id))
     }

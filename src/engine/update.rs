@@ -8,35 +8,48 @@ use crate::fault;
 use crate::id::ContainerId;
 use crate::state::model::Resources;
 use crate::state::record::{self, Durability, ResourcesRecord};
+use std::sync::Arc;
 
 impl Engine {
-    /// Changes a container's limits to `resources`; on failure the earlier ones are restored.
+    /// Changes what `change` specifies of a container's limits and leaves the rest; on failure the earlier ones are restored. One that
+    /// is created gets them when it starts. Its oom_score_adj is that of its processes and stays.
     ///
     /// # Errors
     /// `NotFound`, `FailedPrecondition` when it has ended, `InvalidArgument` for a limit below what is in use or that the kernel
     /// did not take as asked.
-    pub async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()> {
+    pub async fn update_container(&self, id: &ContainerId, change: Resources) -> Result<()> {
         let pod = self.pod_of(id)?;
         let _one_at_a_time = pod.verb.lock().await;
-        let state = pod.facts().containers.get(id).map(|c| c.state());
-        if state != Some(State::Running) {
-            return Err(Error::precondition(format!(
-                "container {} does not run; its limits cannot be changed",
-                id.short()
-            )));
-        }
+        let known = pod.facts().containers.get(id).map(|c| (c.state(), c.resources.clone()));
+        let (state, before) = known.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+        let resources = before.changed_by(&Resources { oom_score_adj: 0, ..change });
         let settings = self.settings(&resources)?;
-        let group = self.open_cgroup(&pod.container_cgroup(id))?;
-        let report = apply::update(self.hierarchy(), &group, &settings, self.0.options.allow_unenforced)
-            .context(|| format!("update container {}", id.short()))?;
+        let report = match state {
+            State::Created => None,
+            State::Running => {
+                let group = self.open_cgroup(&pod.container_cgroup(id))?;
+                let report = apply::update(self.hierarchy(), &group, &settings, self.0.options.allow_unenforced);
+                Some(report.context(|| format!("update container {}", id.short()))?)
+            }
+            State::Exited => {
+                return Err(Error::precondition(format!(
+                    "container {} has ended; its limits cannot be changed",
+                    id.short()
+                )));
+            }
+        };
         fault::point("engine.update_container.limits");
-        record::write(&self.paths().resources_record(pod.id(), id), &ResourcesRecord { resources }, Durability::Boot)?;
+        let record = ResourcesRecord { resources: resources.clone() };
+        record::write(&self.paths().resources_record(pod.id(), id), &record, Durability::Boot)?;
         fault::point("engine.update_container.record");
         pod.note(&format!("engine: limits of {} changed", id.short()));
         pod.change(|facts| {
             if let Some(container) = facts.containers.get_mut(id) {
-                container.limits = report.rows;
-                container.warnings = report.warnings;
+                container.resources = Arc::new(resources);
+                if let Some(report) = report {
+                    container.limits = report.rows;
+                    container.warnings = report.warnings;
+                }
             }
         });
         Ok(())

@@ -35,14 +35,14 @@ const TICKETS: u64 = u64::MAX >> 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"podwfly1");
 
 /// Who wrote an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum Source {
     Engine,
     Shim,
 }
 
 /// One step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Entry {
     /// Increases by one with each entry of the ring, whoever wrote it.
     pub ticket: u64,

@@ -145,6 +145,13 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
+impl Mount {
+    /// Puts mounts into the order that lets one stand below another: fewer path components first, otherwise as given.
+    pub fn by_depth(mounts: &mut [Mount]) {
+        mounts.sort_by_key(|m| m.container_path.split('/').filter(|part| !part.is_empty()).count());
+    }
+}
+
 /// CRI `MountPropagation`; mount_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Propagation {
@@ -181,6 +188,34 @@ pub struct Resources {
     /// Those of the files that nobody asked for, and that every container of a pod gets all the same: where the host has no such
     /// file they are left out, and are no reason to refuse the pod.
     pub defaults: BTreeSet<String>,
+}
+
+impl Resources {
+    /// These with what `change` specifies instead (CRI UpdateContainerResources: a zero leaves what is).
+    #[must_use]
+    pub fn changed_by(&self, change: &Resources) -> Resources {
+        fn either<T: PartialEq + Default + Clone>(change: &T, old: &T) -> T {
+            if *change == T::default() { old.clone() } else { change.clone() }
+        }
+        let mut hugepage_limits = self.hugepage_limits.clone();
+        hugepage_limits.extend(change.hugepage_limits.clone());
+        let mut unified = self.unified.clone();
+        unified.extend(change.unified.clone());
+        Resources {
+            cpu_period_us: either(&change.cpu_period_us, &self.cpu_period_us),
+            cpu_quota_us: either(&change.cpu_quota_us, &self.cpu_quota_us),
+            cpu_shares: either(&change.cpu_shares, &self.cpu_shares),
+            memory_limit_bytes: either(&change.memory_limit_bytes, &self.memory_limit_bytes),
+            memory_swap_limit_bytes: either(&change.memory_swap_limit_bytes, &self.memory_swap_limit_bytes),
+            oom_score_adj: either(&change.oom_score_adj, &self.oom_score_adj),
+            cpuset_cpus: either(&change.cpuset_cpus, &self.cpuset_cpus),
+            cpuset_mems: either(&change.cpuset_mems, &self.cpuset_mems),
+            hugepage_limits,
+            pids_limit: either(&change.pids_limit, &self.pids_limit),
+            unified,
+            defaults: self.defaults.iter().filter(|file| !change.unified.contains_key(*file)).cloned().collect(),
+        }
+    }
 }
 
 /// CRI `LinuxContainerSecurityContext`.
@@ -220,4 +255,23 @@ pub enum SeccompProfile {
     RuntimeDefault,
     /// A file of the host, absolute.
     Localhost(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_one_limit_leaves_the_others() {
+        let before = Resources {
+            cpu_quota_us: 50_000,
+            memory_limit_bytes: 1 << 20,
+            unified: [("memory.high".to_owned(), "1".to_owned())].into(),
+            ..Resources::default()
+        };
+        let change = Resources { cpuset_cpus: "0".to_owned(), cpu_quota_us: -1, ..Resources::default() };
+        let after = before.changed_by(&change);
+        assert_eq!((after.cpu_quota_us, after.memory_limit_bytes, after.cpuset_cpus.as_str()), (-1, 1 << 20, "0"));
+        assert_eq!(after.unified, before.unified);
+    }
 }

@@ -193,6 +193,9 @@ pub struct ContainerRecord {
     pub log: Option<PathBuf>,
     /// The user the image asks for; used when the config names none.
     pub image_user: String,
+    /// `repository@digest` of the image when it has one, else its id (CRI `image_ref`).
+    #[serde(default)]
+    pub image_ref: String,
 }
 record!(ContainerRecord, "container");
 

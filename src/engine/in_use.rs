@@ -1,0 +1,44 @@
+//! Which images containers and pods still need, told from the records of every engine on this machine: what the image store asks before it
+//! takes anything away.
+
+use super::recover::list;
+use super::sweep;
+use crate::error::Result;
+use crate::id::{ContainerId, PodId};
+use crate::image::gc::InUse;
+use crate::image::reference::Reference;
+use crate::state::paths::Paths;
+use crate::state::record::{self, ContainerRecord, PodRecord};
+use std::path::Path;
+
+/// An annotation of a pod's record: the images that its containers name, separated by blanks. A container that waits to be started
+/// again has no record, and its image is to be there when it is.
+pub const IMAGES: &str = "podwright.dev/images";
+
+/// The images and layers that containers were made from, of all instances, living or not.
+///
+/// # Errors
+/// `Internal` for a record that cannot be read: what it uses is not known, so nothing may be taken away.
+pub fn in_use(paths: &Paths) -> Result<InUse> {
+    let mut in_use = InUse::default();
+    let instances = sweep::instances(paths)?.into_iter().map(|(id, _)| paths.of_instance(id));
+    for paths in instances.chain([paths.clone()]) {
+        for pod in names::<PodId>(&paths.pods())? {
+            let record = record::read::<PodRecord>(&paths.pod_record(&pod))?;
+            let named = record.as_ref().and_then(|r| r.config.annotations.get(IMAGES)).map_or("", String::as_str);
+            in_use.names.extend(named.split(' ').filter_map(|name| Some(name.parse::<Reference>().ok()?.key())));
+            for container in names::<ContainerId>(&paths.containers(&pod))? {
+                // Without a record it has no process, and will not get one: its making was interrupted.
+                let record = record::read::<ContainerRecord>(&paths.container_record(&pod, &container))?;
+                in_use.images.extend(record.iter().filter_map(|r| r.config.image_id.clone()));
+                in_use.layers.extend(record.into_iter().flat_map(|r| r.layers));
+            }
+        }
+    }
+    Ok(in_use)
+}
+
+/// The ids that a directory has as names; none when it is not there.
+fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>> {
+    Ok(list(dir)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
