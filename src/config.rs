@@ -105,7 +105,7 @@ pub const KEYS: &[Key] = &[
         Shape::Bool,
         "warn of a limit that cannot be enforced instead of refusing",
     ),
-    Key::later("cri.socket", "/run/podwright/podwright.sock"),
+    Key::new("cri.socket", "/run/podwright/podwright.sock", Shape::Directory, "where the daemon serves CRI"),
     Key::later("cri.stream_address", "127.0.0.1:0"),
     Key::later("cri.stream_tls_cert", ""),
     Key::later("cri.stream_tls_key", ""),

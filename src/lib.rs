@@ -14,7 +14,10 @@
 //! * `shim`    the per-pod process
 //! * `image`   reference, import, unpack, store
 //! * `engine`  the verbs
+//! * `criapi`  generated: the messages and services of the CRI
+//! * `cri`     the gRPC surface: convert, call, convert
 //! * `agent`   Pod manifests
+//! * `daemon`  wiring of the process that serves them all
 //! * `cli`     what people type
 pub mod sys;
 pub mod error;
@@ -28,7 +31,12 @@ pub mod launch;
 pub mod shim;
 pub mod image;
 pub mod engine;
+#[rustfmt::skip]
+#[allow(deprecated, missing_debug_implementations, clippy::all, reason = "generated")]
+pub mod criapi;
+pub mod cri;
 pub mod agent;
+pub mod daemon;
 pub mod cli;
 
 /// musl's allocator maps and unmaps single pages all the time: a quarter of a container's start (hack/bench). This one asks for

@@ -36,8 +36,8 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_commands_are_those_that_are_promised() {
-    let promised = "run check verify pods ps get logs exec inspect stats stop rm images import rmi prune doctor config \
-                    completions man version";
+    let promised = "run check verify pods ps get logs exec inspect stats stop rm images import rmi prune daemon doctor \
+                    config completions man version";
     assert_eq!(commands(), promised.split_whitespace().collect::<Vec<_>>());
 }
 

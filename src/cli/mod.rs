@@ -9,6 +9,7 @@ mod check;
 mod completions;
 mod config;
 mod console;
+mod daemon;
 mod doctor;
 mod exec;
 mod find;
@@ -121,6 +122,7 @@ enum Command {
     Import(import::ImportArgs),
     Rmi(rmi::RmiArgs),
     Prune(prune::PruneArgs),
+    Daemon(daemon::DaemonArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -194,6 +196,7 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
         Command::Import(args) => import::run(&args, session),
         Command::Rmi(args) => rmi::run(&args, session),
         Command::Prune(args) => prune::run(&args, session),
+        Command::Daemon(args) => daemon::run(&args, session),
         Command::Doctor(args) => doctor::run(&args, session),
         Command::Config(args) => config::run(&args, session),
         Command::Completions(_) | Command::Man(_) | Command::Version(_) => Err(Error::internal("needs no session")),

@@ -1,0 +1,447 @@
+//! A CRI request -> what the engine is asked for. Pure. The way back is in `answer`.
+//!
+//! Whatever is not honoured is refused by its name, never dropped. Some fields are honoured by what is there anyway:
+//!
+//! | field | why it may be there |
+//! |---|---|
+//! | the sandbox's run_as_*, supplemental_groups, readonly_rootfs, seccomp, privileged | they confine an image's pause program; ours is no image, has an empty read-only root, no capability and nothing to lose |
+//! | the sandbox's resources and overhead | tell runtimes that boot a machine how large it is to be; the pod's cgroup is the kubelet's |
+//! | port_mappings on the host's network | the container is on the host's port already |
+//! | selinux_options, selinux_relabel | refused where the host has SELinux; elsewhere there is nothing to label, as for other runtimes |
+//! | apparmor | likewise, but a Localhost profile is refused everywhere |
+
+use super::security::{container_security, pod_namespaces, refuse_sandbox_security};
+use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+use crate::state::model::{
+    ContainerConfig, Dns, Mount, NamespaceMode, PodCgroup, PodConfig, PortMapping, Propagation, Resources,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What of the host decides about a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Host {
+    /// SELinux labels processes and files here.
+    pub selinux: bool,
+    /// AppArmor confines here.
+    pub apparmor: bool,
+}
+
+/// Something that this version would have to leave out.
+pub(super) fn refuse(field: &str, why: &str) -> Error {
+    Error::unsupported(format!("{field}: {why}"))
+}
+
+/// A pod's identity and shape.
+pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, host: Host) -> Result<PodConfig> {
+    let PodSandboxMetadata { name, uid, namespace, attempt } =
+        config.metadata.ok_or_else(|| Error::invalid("config.metadata is missing"))?;
+    if config.windows.is_some() {
+        return Err(Error::invalid("config.windows: this is Linux"));
+    }
+    let linux = config.linux.unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    refuse_sandbox_security(&security, host)?;
+    let namespaces = pod_namespaces(security.namespace_options.as_ref())?;
+    let on_host = namespaces.network == NamespaceMode::Node;
+    let port_mappings = if on_host { Vec::new() } else { config.port_mappings };
+    Ok(PodConfig {
+        name,
+        namespace,
+        uid,
+        attempt,
+        labels: config.labels,
+        annotations: config.annotations,
+        hostname: if on_host { String::new() } else { config.hostname },
+        log_directory: path(config.log_directory),
+        dns: config.dns_config.and_then(dns),
+        host_aliases: Vec::new(),
+        namespaces,
+        sysctls: linux.sysctls,
+        cgroup: cgroup(linux.cgroup_parent)?,
+        runtime_handler,
+        port_mappings: port_mappings.into_iter().map(port_mapping).collect::<Result<_>>()?,
+    })
+}
+
+fn path(text: String) -> Option<PathBuf> {
+    if text.is_empty() { None } else { Some(text.into()) }
+}
+
+/// One without any entry is the host's, as for containerd: nobody asks for a pod that resolves nothing.
+fn dns(config: criapi::DnsConfig) -> Option<Dns> {
+    let dns = Dns { servers: config.servers, searches: config.searches, options: config.options };
+    if dns == Dns::default() { None } else { Some(dns) }
+}
+
+fn cgroup(parent: String) -> Result<PodCgroup> {
+    if parent.is_empty() {
+        return Ok(PodCgroup::Default);
+    }
+    if parent.ends_with(".slice") {
+        return Err(refuse(
+            "config.linux.cgroup_parent",
+            &format!(
+                "{parent:?} is a slice of systemd, and podwright drives cgroupfs; set `cgroupDriver: cgroupfs` in the kubelet's configuration"
+            ),
+        ));
+    }
+    let trimmed = parent.trim_matches('/');
+    Ok(if trimmed.is_empty() { PodCgroup::Default } else { PodCgroup::Given(format!("/{trimmed}")) })
+}
+
+fn port_mapping(mapping: criapi::PortMapping) -> Result<PortMapping> {
+    let protocol = match Protocol::try_from(mapping.protocol) {
+        Ok(Protocol::Tcp) => "TCP",
+        Ok(Protocol::Udp) => "UDP",
+        Ok(Protocol::Sctp) => "SCTP",
+        Err(_) => return Err(Error::invalid(format!("port_mappings.protocol: {} is none", mapping.protocol))),
+    };
+    let port = |field: &str, number: i32| {
+        u16::try_from(number).map_err(|_| Error::invalid(format!("port_mappings.{field}: {number} is no port")))
+    };
+    Ok(PortMapping {
+        protocol: protocol.to_owned(),
+        container_port: port("container_port", mapping.container_port)?,
+        host_port: port("host_port", mapping.host_port)?,
+        host_ip: mapping.host_ip,
+    })
+}
+
+/// A container as asked for, and the image to look up; its `image` is what people call it.
+pub(super) fn container(
+    config: criapi::ContainerConfig,
+    pod: &PodConfig,
+    host: Host,
+) -> Result<(ContainerConfig, String)> {
+    let metadata = config.metadata.ok_or_else(|| Error::invalid("config.metadata is missing"))?;
+    if metadata.name.is_empty() {
+        return Err(Error::invalid("config.metadata.name is empty"));
+    }
+    let image = config.image.unwrap_or_default();
+    if image.image.is_empty() {
+        return Err(Error::invalid("config.image.image is empty"));
+    }
+    handler("config.image.runtime_handler", &image.runtime_handler)?;
+    if config.windows.is_some() {
+        return Err(Error::invalid("config.windows: this is Linux"));
+    }
+    if !config.devices.is_empty() {
+        return Err(refuse("config.devices", "single devices are not in this version; privileged gives all"));
+    }
+    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
+        return Err(refuse("config.CDI_devices", "CDI is not in this version"));
+    }
+    let linux = config.linux.unwrap_or_default();
+    let mut mounts = config.mounts.into_iter().map(|m| mount(m, host)).collect::<Result<Vec<_>>>()?;
+    Mount::by_depth(&mut mounts);
+    let converted = ContainerConfig {
+        name: metadata.name,
+        attempt: metadata.attempt,
+        image: if image.user_specified_image.is_empty() { image.image.clone() } else { image.user_specified_image },
+        image_id: None,
+        command: config.command,
+        args: config.args,
+        working_dir: config.working_dir,
+        env: config.envs.into_iter().map(env).collect::<Result<_>>()?,
+        mounts,
+        labels: config.labels,
+        annotations: config.annotations,
+        log_path: path(config.log_path),
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        init: false,
+        resources: resources(linux.resources.unwrap_or_default())?,
+        security: container_security(linux.security_context.unwrap_or_default(), pod, host)?,
+        stop_signal: stop_signal(config.stop_signal)?,
+    };
+    Ok((converted, image.image))
+}
+
+/// A privileged container is only for a pod that said it would have one.
+pub(super) fn check_privilege(config: &ContainerConfig, sandbox: Option<&criapi::PodSandboxConfig>) -> Result<()> {
+    let Some(sandbox) = sandbox.filter(|_| config.security.privileged) else { return Ok(()) };
+    let security = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if security.is_some_and(|context| context.privileged) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("container {:?} is privileged and its pod is not", config.name)))
+}
+
+/// There is one handler.
+pub(super) fn handler(field: &str, name: &str) -> Result<()> {
+    if name.is_empty() { Ok(()) } else { Err(refuse(field, &format!("{name:?} is not configured"))) }
+}
+
+fn env(entry: criapi::KeyValue) -> Result<(String, String)> {
+    let wrong = |what: &str| Error::invalid(format!("config.envs: {:?} {what}", entry.key));
+    if entry.key.is_empty() || entry.key.contains(['=', '\0']) {
+        return Err(wrong("is no name of a variable"));
+    }
+    // The OCI runtime spec is JSON, which holds text.
+    let value = String::from_utf8(entry.value.clone()).map_err(|_| wrong("has a value that is not UTF-8"))?;
+    Ok((entry.key, value))
+}
+
+fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
+    let at = |field: &str| format!("mount {:?}: {field}", mount.container_path);
+    if mount.image.is_some() || !mount.image_sub_path.is_empty() {
+        return Err(refuse(&at("image"), "image volumes are not in this version"));
+    }
+    if !mount.mount_options.is_empty() {
+        return Err(refuse(&at("mount_options"), "not in this version, as its runtime features say"));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(refuse(&at("uidMappings"), "idmapped mounts are not in this version"));
+    }
+    if mount.selinux_relabel && host.selinux {
+        return Err(refuse(&at("selinux_relabel"), "SELinux labels are not in this version"));
+    }
+    if mount.container_path.is_empty() || !mount.host_path.starts_with('/') {
+        return Err(Error::invalid(format!("{}: {:?} is not absolute", at("host_path"), mount.host_path)));
+    }
+    let propagation = match criapi::MountPropagation::try_from(mount.propagation) {
+        Ok(criapi::MountPropagation::PropagationPrivate) => Propagation::Private,
+        Ok(criapi::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
+        Ok(criapi::MountPropagation::PropagationBidirectional) => Propagation::Bidirectional,
+        Err(_) => return Err(Error::invalid(format!("{}: {} is none", at("propagation"), mount.propagation))),
+    };
+    if mount.recursive_read_only && !(mount.readonly && propagation == Propagation::Private) {
+        return Err(Error::invalid(format!("{} needs readonly and private propagation", at("recursive_read_only"))));
+    }
+    // A relative path in the container is below its root, as for other runtimes.
+    let container_path = format!("/{}", mount.container_path.trim_start_matches('/'));
+    Ok(Mount {
+        container_path,
+        host_path: mount.host_path.into(),
+        readonly: mount.readonly,
+        recursive_readonly: mount.recursive_read_only,
+        propagation,
+    })
+}
+
+/// Zero and empty stay "not specified".
+pub(super) fn resources(asked: LinuxContainerResources) -> Result<Resources> {
+    let unsigned = |field: &str, value: i64| {
+        u64::try_from(value).map_err(|_| Error::invalid(format!("resources.{field}: {value} is negative")))
+    };
+    Ok(Resources {
+        cpu_period_us: unsigned("cpu_period", asked.cpu_period)?,
+        cpu_quota_us: asked.cpu_quota,
+        cpu_shares: unsigned("cpu_shares", asked.cpu_shares)?,
+        memory_limit_bytes: asked.memory_limit_in_bytes,
+        memory_swap_limit_bytes: asked.memory_swap_limit_in_bytes,
+        oom_score_adj: i32::try_from(asked.oom_score_adj).ok().filter(|adj| (-1000..=1000).contains(adj)).ok_or_else(
+            || Error::invalid(format!("resources.oom_score_adj: {} is not within -1000 and 1000", asked.oom_score_adj)),
+        )?,
+        cpuset_cpus: asked.cpuset_cpus,
+        cpuset_mems: asked.cpuset_mems,
+        hugepage_limits: asked.hugepage_limits.into_iter().map(|l| (l.page_size, l.limit)).collect(),
+        pids_limit: 0,
+        unified: asked.unified,
+        defaults: BTreeSet::new(),
+    })
+}
+
+/// `SIGNAL_SIGRTMINPLUS3` -> `RTMIN+3`, which the engine knows.
+fn stop_signal(number: i32) -> Result<Option<String>> {
+    let signal =
+        Signal::try_from(number).map_err(|_| Error::invalid(format!("config.stop_signal: {number} is none")))?;
+    Ok(match signal {
+        Signal::RuntimeDefault => None,
+        Signal::Sigcld => Some("CHLD".to_owned()),
+        other => {
+            let name = other.as_str_name().trim_start_matches("SIGNAL_SIG");
+            Some(name.replace("MINPLUS", "MIN+").replace("MAXMINUS", "MAX-"))
+        }
+    })
+}
+
+/// The ids of a selector that must all be there, and be the same.
+pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The container whose pid namespace is to be shared.
+pub(super) fn target(id: &str) -> Result<ContainerId> {
+    id.parse().map_err(|e: Error| e.context("namespace_options.target_id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criapi::{
+        Capability, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+        LinuxSandboxSecurityContext, NamespaceOption, SecurityProfile, UserNamespace,
+    };
+    use crate::error::Kind;
+    use crate::state::model::SeccompProfile;
+
+    fn sandbox() -> criapi::PodSandboxConfig {
+        let metadata =
+            PodSandboxMetadata { name: "web".into(), uid: "u".into(), namespace: "default".into(), attempt: 2 };
+        criapi::PodSandboxConfig { metadata: Some(metadata), hostname: "web".into(), ..Default::default() }
+    }
+
+    fn asked() -> criapi::ContainerConfig {
+        criapi::ContainerConfig {
+            metadata: Some(criapi::ContainerMetadata { name: "c".into(), attempt: 1 }),
+            image: Some(ImageSpec {
+                image: "sha256:0".into(),
+                user_specified_image: "nginx".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn security(context: LinuxContainerSecurityContext) -> criapi::ContainerConfig {
+        let linux = LinuxContainerConfig { resources: None, security_context: Some(context) };
+        criapi::ContainerConfig { linux: Some(linux), ..asked() }
+    }
+
+    fn refused(config: criapi::ContainerConfig) -> String {
+        let pod = PodConfig::default();
+        let e = container(config, &pod, Host::default()).expect_err("it is not honoured");
+        assert!([Kind::Unsupported, Kind::InvalidArgument].contains(&e.kind()), "{e:?}");
+        e.to_string()
+    }
+
+    #[test]
+    fn a_pod_keeps_what_the_kubelet_says_of_it() {
+        let mut config = sandbox();
+        config.labels.insert("a".into(), "b".into());
+        config.log_directory = "/var/log/pods/p".into();
+        config.linux = Some(LinuxPodSandboxConfig {
+            cgroup_parent: "/kubepods/burstable/podu/".into(),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(NamespaceOption { pid: 1, ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let pod = pod(config, String::new(), Host::default()).expect("valid");
+        assert_eq!((pod.name.as_str(), pod.attempt, pod.labels["a"].as_str()), ("web", 2, "b"));
+        assert_eq!(pod.cgroup, PodCgroup::Given("/kubepods/burstable/podu".into()));
+        assert_eq!(pod.namespaces.pid, NamespaceMode::Container);
+        assert_eq!(pod.log_directory, Some("/var/log/pods/p".into()));
+        assert_eq!(pod.dns, None);
+    }
+
+    #[test]
+    fn a_pod_on_the_hosts_network_has_no_name_and_no_ports_of_its_own() {
+        let mut config = sandbox();
+        config.port_mappings = vec![criapi::PortMapping { host_port: 80, container_port: 80, ..Default::default() }];
+        config.linux = Some(LinuxPodSandboxConfig {
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(NamespaceOption { network: 2, ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let pod = pod(config, String::new(), Host::default()).expect("valid");
+        assert_eq!((pod.hostname.as_str(), pod.port_mappings.len()), ("", 0));
+    }
+
+    #[test]
+    fn a_pod_that_needs_what_there_is_not_is_refused_by_name() {
+        let with = |change: &dyn Fn(&mut LinuxSandboxSecurityContext, &mut LinuxPodSandboxConfig), host| {
+            let (mut context, mut linux) = (LinuxSandboxSecurityContext::default(), LinuxPodSandboxConfig::default());
+            change(&mut context, &mut linux);
+            linux.security_context = Some(context);
+            let config = criapi::PodSandboxConfig { linux: Some(linux), ..sandbox() };
+            pod(config, String::new(), host).map_or_else(|e| e.to_string(), |_| String::new())
+        };
+        let plain = Host::default();
+        let userns = |mode| NamespaceOption {
+            userns_options: Some(UserNamespace { mode, ..Default::default() }),
+            ..Default::default()
+        };
+        assert!(with(&|c, _| c.namespace_options = Some(userns(0)), plain).contains("userns_options"));
+        assert_eq!(with(&|c, _| c.namespace_options = Some(userns(2)), plain), "");
+        assert!(with(&|_, l| l.cgroup_parent = "a-b.slice".into(), plain).contains("cgroupDriver: cgroupfs"));
+        let label = |c: &mut LinuxSandboxSecurityContext| {
+            c.selinux_options = Some(criapi::SeLinuxOption { level: "s0".into(), ..Default::default() });
+        };
+        assert_eq!(with(&|c, _| label(c), plain), "");
+        assert!(with(&|c, _| label(c), Host { selinux: true, ..plain }).contains("selinux_options"));
+        assert!(
+            with(&|c, _| c.run_as_group = Some(criapi::Int64Value { value: 5 }), plain).contains("needs run_as_user")
+        );
+        assert!(pod(Default::default(), String::new(), plain).is_err());
+    }
+
+    #[test]
+    fn a_container_becomes_what_the_engine_knows() {
+        let mut config = security(LinuxContainerSecurityContext {
+            run_as_user: Some(criapi::Int64Value { value: 1000 }),
+            supplemental_groups: vec![5],
+            supplemental_groups_policy: 1,
+            no_new_privs: true,
+            masked_paths: vec!["/proc/kcore".into()],
+            seccomp: Some(SecurityProfile::default()),
+            capabilities: Some(Capability { add_capabilities: vec!["NET_ADMIN".into()], ..Default::default() }),
+            ..Default::default()
+        });
+        config.envs = vec![KeyValue { key: "A".into(), value: b"b=c".to_vec() }];
+        config.stop_signal = Signal::Sigrtminplus3 as i32;
+        config.mounts = ["/a/b", "/a"]
+            .map(|at| criapi::Mount { container_path: at.into(), host_path: "/h".into(), ..Default::default() })
+            .to_vec();
+        let (container, image) = container(config, &PodConfig::default(), Host::default()).expect("valid");
+        assert_eq!((image.as_str(), container.image.as_str()), ("sha256:0", "nginx"));
+        assert_eq!(container.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(container.stop_signal.as_deref(), Some("RTMIN+3"));
+        assert_eq!(container.mounts.iter().map(|m| m.container_path.as_str()).collect::<Vec<_>>(), ["/a", "/a/b"]);
+        let security = container.security;
+        assert_eq!((security.run_as_user, security.strict_groups), (Some(1000), true));
+        assert_eq!((security.seccomp, security.add_capabilities.len()), (SeccompProfile::RuntimeDefault, 1));
+        assert_eq!(security.masked_paths, ["/proc/kcore"]);
+    }
+
+    #[test]
+    fn every_signal_of_the_interface_is_one_that_the_engine_knows() {
+        for number in 1..=65 {
+            let name = stop_signal(number).expect("a signal").expect("a name");
+            assert!(crate::engine::signal::number(&name).is_some(), "{name}");
+        }
+        assert_eq!(stop_signal(0).expect("the default"), None);
+        assert!(stop_signal(66).is_err());
+    }
+
+    #[test]
+    fn what_is_not_honoured_of_a_container_is_refused_by_name() {
+        let mount = |change: &dyn Fn(&mut criapi::Mount)| {
+            let mut mount = criapi::Mount { container_path: "/m".into(), host_path: "/h".into(), ..Default::default() };
+            change(&mut mount);
+            refused(criapi::ContainerConfig { mounts: vec![mount], ..asked() })
+        };
+        assert!(mount(&|m| m.image = Some(ImageSpec::default())).contains("image volumes"));
+        assert!(mount(&|m| m.mount_options = vec!["x".into()]).contains("mount_options"));
+        assert!(mount(&|m| m.uid_mappings = vec![Default::default()]).contains("uidMappings"));
+        assert!(mount(&|m| m.recursive_read_only = true).contains("recursive_read_only"));
+        assert!(mount(&|m| m.host_path = "relative".into()).contains("absolute"));
+        let context = |change: &dyn Fn(&mut LinuxContainerSecurityContext)| {
+            let mut context = LinuxContainerSecurityContext::default();
+            change(&mut context);
+            refused(security(context))
+        };
+        let ambient = Capability { add_ambient_capabilities: vec!["KILL".into()], ..Default::default() };
+        assert!(context(&|c| c.capabilities = Some(ambient.clone())).contains("add_ambient_capabilities"));
+        assert!(context(&|c| c.run_as_user = Some(criapi::Int64Value { value: -1 })).contains("run_as_user"));
+        let localhost = SecurityProfile { profile_type: 2, localhost_ref: "p".into() };
+        assert!(context(&|c| c.apparmor = Some(localhost.clone())).contains("apparmor"));
+        assert!(context(&|c| c.seccomp = Some(localhost.clone())).contains("absolute"));
+        let device = criapi::ContainerConfig { devices: vec![Default::default()], ..asked() };
+        assert!(refused(device).contains("config.devices"));
+        let cdi = criapi::ContainerConfig { cdi_devices: vec![Default::default()], ..asked() };
+        assert!(refused(cdi).contains("CDI"));
+        let env = criapi::ContainerConfig { envs: vec![KeyValue { key: "A".into(), value: vec![0xff] }], ..asked() };
+        assert!(refused(env).contains("UTF-8"));
+        let adj = LinuxContainerResources { oom_score_adj: 2000, ..Default::default() };
+        assert!(resources(adj).expect_err("too much").to_string().contains("oom_score_adj"));
+    }
+}

@@ -1,0 +1,87 @@
+//! What the methods that ask for the runtime itself answer.
+
+use super::Cri;
+use crate::criapi::{
+    CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
+    RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, VersionResponse,
+};
+use std::collections::BTreeMap;
+
+/// Of the kubelet's runtime API: another one makes the kubelet end (pkg/kubelet/kuberuntime/kuberuntime_manager.go).
+const KUBELET_API_VERSION: &str = "0.1.0";
+const RUNTIME_NAME: &str = "podwright";
+const RUNTIME_API_VERSION: &str = "v1";
+
+pub(super) fn version() -> VersionResponse {
+    VersionResponse {
+        version: KUBELET_API_VERSION.to_owned(),
+        runtime_name: RUNTIME_NAME.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: RUNTIME_API_VERSION.to_owned(),
+    }
+}
+
+pub(super) fn runtime_config() -> RuntimeConfigResponse {
+    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
+    RuntimeConfigResponse { linux: Some(linux) }
+}
+
+impl Cri {
+    /// Asked every few seconds: nothing is looked at.
+    pub(super) fn status(&self, verbose: bool) -> StatusResponse {
+        let condition = |kind: &str, status, reason: &str, message: &str| RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let conditions = vec![
+            condition("RuntimeReady", true, "", ""),
+            // The reason is the one that clients know.
+            condition(
+                "NetworkReady",
+                false,
+                "NetworkPluginNotReady",
+                "Network plugin returns error: this version of podwright has no pod network: a pod has its own loopback, or the host's network",
+            ),
+        ];
+        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        StatusResponse {
+            status: Some(RuntimeStatus { conditions }),
+            info: if verbose { self.node_info() } else { BTreeMap::new() },
+            runtime_handlers: vec![RuntimeHandler { name: String::new(), features: Some(features) }],
+            features: Some(RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: false,
+            }),
+        }
+    }
+
+    /// For `crictl info`.
+    fn node_info(&self) -> BTreeMap<String, String> {
+        let paths = self.engine.paths();
+        let state = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "root": paths.root,
+            "state": paths.state,
+            "cgroupRoot": self.engine.options().cgroup_root,
+            "allowUnenforcedLimits": self.engine.options().allow_unenforced,
+            "pods": self.engine.list_pods().len(),
+            "containers": self.engine.list_containers().len(),
+        });
+        [("config".to_owned(), self.config.to_string()), ("podwright".to_owned(), state.to_string())].into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubelet_finds_the_version_it_asks_for() {
+        let version = version();
+        assert_eq!((version.version.as_str(), version.runtime_api_version.as_str()), ("0.1.0", "v1"));
+        assert!(!version.runtime_name.is_empty() && !version.runtime_version.is_empty());
+    }
+}

@@ -1,0 +1,111 @@
+//! What the methods of pod sandboxes do.
+
+use super::{Cri, answer, convert, gone_is_done};
+use crate::criapi::{
+    PodSandbox, PodSandboxFilter, PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest,
+    UpdatePodSandboxResourcesRequest,
+};
+use crate::engine::query::PodStatus;
+use crate::error::{Error, Kind, Result};
+use crate::id::PodId;
+use crate::state::model::PodConfig;
+use std::collections::BTreeMap;
+
+impl Cri {
+    pub(super) async fn run_pod(&self, request: RunPodSandboxRequest) -> Result<String> {
+        let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
+        convert::handler("runtime_handler", &request.runtime_handler)?;
+        let config = convert::pod(config, request.runtime_handler, self.host)?;
+        let cri = self.clone();
+        self.to_the_end(async move { cri.run_pod_once(config).await }).await
+    }
+
+    /// Makes the pod, unless there is one of its identity.
+    async fn run_pod_once(&self, config: PodConfig) -> Result<String> {
+        let identity = format!("{}_{}_{}_{}", config.name, config.namespace, config.uid, config.attempt);
+        let _turn = self.making.turn(identity).await;
+        match self.engine.pod_like(&config) {
+            None => self.engine.run_pod(config).await.map(|id| id.to_string()),
+            Some(pod) if pod.record.config != config => Err(Error::new(
+                Kind::AlreadyExists,
+                format!(
+                    "run pod: {}/{} of that uid and attempt is there with another config, as {}",
+                    config.namespace,
+                    config.name,
+                    pod.record.id.short()
+                ),
+            )),
+            Some(pod) if !pod.ready => Err(Error::precondition(format!(
+                "run pod: {}/{} of that uid and attempt has stopped, as {}; remove it, or count the attempt up",
+                config.namespace,
+                config.name,
+                pod.record.id.short()
+            ))),
+            Some(pod) => Ok(pod.record.id.to_string()),
+        }
+    }
+
+    pub(super) async fn stop_pod(&self, id: &str) -> Result<()> {
+        gone_is_done(self.stop_known_pod(id).await)
+    }
+
+    async fn stop_known_pod(&self, id: &str) -> Result<()> {
+        let (engine, id) = (self.engine.clone(), self.pod_id(id)?);
+        self.to_the_end(async move { engine.stop_pod(&id).await }).await
+    }
+
+    pub(super) async fn remove_pod(&self, id: &str) -> Result<()> {
+        gone_is_done(self.remove_known_pod(id).await)
+    }
+
+    async fn remove_known_pod(&self, id: &str) -> Result<()> {
+        let (engine, id) = (self.engine.clone(), self.pod_id(id)?);
+        self.to_the_end(async move { engine.remove_pod(&id).await }).await
+    }
+
+    pub(super) fn pod_status(&self, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
+        let id = self.pod_id(&request.pod_sandbox_id)?;
+        let status = self.engine.pod_status(&id)?;
+        let info = if request.verbose { self.pod_info(&id, &status)? } else { BTreeMap::new() };
+        // Without a timestamp the kubelet asks for each container itself, and believes that.
+        Ok(PodSandboxStatusResponse {
+            status: Some(answer::pod_status(status)),
+            info,
+            containers_statuses: Vec::new(),
+            timestamp: 0,
+        })
+    }
+
+    /// For `crictl inspectp`: the record, pause's pid, the limits as the kernel has them, the flight recorder.
+    fn pod_info(&self, id: &PodId, status: &PodStatus) -> Result<BTreeMap<String, String>> {
+        let pid = status.sandbox.as_ref().filter(|s| s.exit.is_none()).map_or(0, |s| s.pause.pid);
+        let info = serde_json::json!({
+            "pid": pid,
+            "cgroup": status.record.cgroup,
+            "config": status.record.config,
+            "shim": status.record.shim,
+            "shimLost": status.shim_lost,
+            "limits": status.limits,
+            "warnings": status.warnings,
+            "flight": self.engine.flight(id).unwrap_or_default(),
+        });
+        Ok([("info".to_owned(), info.to_string())].into())
+    }
+
+    /// From memory: a kubelet asks every second.
+    pub(super) fn list_pods(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
+        let filter = filter.unwrap_or_default();
+        let state = filter.state.map(|s| s.state);
+        let wanted = |pod: &PodStatus| {
+            pod.record.id.as_str().starts_with(&filter.id)
+                && state.is_none_or(|state| state == answer::pod_state(pod) as i32)
+                && convert::selects(&filter.label_selector, &pod.record.config.labels)
+        };
+        self.engine.list_pods().into_iter().filter(wanted).map(answer::pod).collect()
+    }
+
+    /// The kubelet has changed the pod's cgroup, which is its own; podwright keeps no copy of that.
+    pub(super) fn update_pod(&self, request: &UpdatePodSandboxResourcesRequest) -> Result<()> {
+        self.engine.pod_status(&self.pod_id(&request.pod_sandbox_id)?).map(|_| ())
+    }
+}

@@ -1,0 +1,199 @@
+//! The security contexts of a CRI request, checked and converted. Pure; `convert` says what is honoured by what is there anyway.
+
+use super::convert::{Host, refuse, target};
+use crate::criapi::security_profile::ProfileType;
+use crate::criapi::{
+    Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode as Mode, NamespaceOption,
+    SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+};
+use crate::error::{Error, Result};
+use crate::state::model::{NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security};
+
+/// Refuses what would have to be done to the pause process, and cannot be.
+pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext, host: Host) -> Result<()> {
+    if context.run_as_group.is_some() && context.run_as_user.is_none() {
+        return Err(Error::invalid("config.linux.security_context.run_as_group needs run_as_user"));
+    }
+    refuse_label(context.selinux_options.as_ref(), host)?;
+    refuse_apparmor(context.apparmor.as_ref(), "", host)
+}
+
+fn refuse_label(options: Option<&SeLinuxOption>, host: Host) -> Result<()> {
+    let given = options.is_some_and(|o| *o != SeLinuxOption::default());
+    if given && host.selinux {
+        return Err(refuse("security_context.selinux_options", "SELinux labels are not in this version"));
+    }
+    Ok(())
+}
+
+/// `old` is the deprecated field, which counts when the profile is absent.
+fn refuse_apparmor(profile: Option<&SecurityProfile>, old: &str, host: Host) -> Result<()> {
+    let kind = match profile {
+        Some(profile) => profile_type("apparmor", profile)?,
+        None if old.starts_with("localhost/") => ProfileType::Localhost,
+        None if old == "runtime/default" => ProfileType::RuntimeDefault,
+        None => ProfileType::Unconfined,
+    };
+    let lacking = match kind {
+        ProfileType::Unconfined => false,
+        ProfileType::RuntimeDefault => host.apparmor,
+        ProfileType::Localhost => true,
+    };
+    if lacking { Err(refuse("security_context.apparmor", "AppArmor is not in this version")) } else { Ok(()) }
+}
+
+fn profile_type(field: &str, profile: &SecurityProfile) -> Result<ProfileType> {
+    let wrong = |why: &str| Error::invalid(format!("security_context.{field}: {why}"));
+    let kind = ProfileType::try_from(profile.profile_type).map_err(|_| wrong("a profile_type that is none"))?;
+    if kind != ProfileType::Localhost && !profile.localhost_ref.is_empty() {
+        return Err(wrong("localhost_ref is for profile_type Localhost only"));
+    }
+    Ok(kind)
+}
+
+fn mode(field: &str, number: i32) -> Result<Mode> {
+    Mode::try_from(number).map_err(|_| Error::invalid(format!("namespace_options.{field}: {number} is no mode")))
+}
+
+/// A pod's namespaces. Without any option all are the pod's, as the zero of the interface says.
+pub(super) fn pod_namespaces(options: Option<&NamespaceOption>) -> Result<Namespaces> {
+    let Some(options) = options else { return Ok(Namespaces::default()) };
+    refuse_userns(options)?;
+    let own_or_host = |field: &str, number| match mode(field, number)? {
+        Mode::Pod => Ok(NamespaceMode::Pod),
+        Mode::Node => Ok(NamespaceMode::Node),
+        Mode::Container | Mode::Target => {
+            Err(Error::invalid(format!("namespace_options.{field}: a pod's is POD or NODE")))
+        }
+    };
+    Ok(Namespaces {
+        network: own_or_host("network", options.network)?,
+        pid: match mode("pid", options.pid)? {
+            Mode::Container => NamespaceMode::Container,
+            _ => own_or_host("pid", options.pid)?,
+        },
+        ipc: own_or_host("ipc", options.ipc)?,
+    })
+}
+
+fn refuse_userns(options: &NamespaceOption) -> Result<()> {
+    let Some(userns) = &options.userns_options else { return Ok(()) };
+    match mode("userns_options.mode", userns.mode)? {
+        Mode::Node if userns.uids.is_empty() && userns.gids.is_empty() => Ok(()),
+        Mode::Pod => Err(refuse(
+            "namespace_options.userns_options",
+            "user namespaces are not in this version; leave hostUsers out, or true",
+        )),
+        _ => Err(Error::invalid("namespace_options.userns_options: the mode is POD, or NODE without mappings")),
+    }
+}
+
+/// The pid namespace of another container, if that is asked for. All else must be as the pod has it: it is shared.
+fn pid_target(options: Option<&NamespaceOption>, pod: &PodConfig) -> Result<Option<crate::id::ContainerId>> {
+    let Some(options) = options else { return Ok(None) };
+    refuse_userns(options)?;
+    let differs = |field: &str| {
+        Err(Error::invalid(format!("namespace_options.{field}: differs from the pod's, which its containers share")))
+    };
+    let as_pod = |field: &str, number, pods: &NamespaceMode| {
+        let same = match mode(field, number)? {
+            Mode::Pod => *pods == NamespaceMode::Pod,
+            Mode::Container => *pods == NamespaceMode::Container,
+            Mode::Node => *pods == NamespaceMode::Node,
+            Mode::Target => false,
+        };
+        if same { Ok(()) } else { differs(field) }
+    };
+    as_pod("network", options.network, &pod.namespaces.network)?;
+    as_pod("ipc", options.ipc, &pod.namespaces.ipc)?;
+    if mode("pid", options.pid)? == Mode::Target {
+        return target(&options.target_id).map(Some);
+    }
+    as_pod("pid", options.pid, &pod.namespaces.pid)?;
+    Ok(None)
+}
+
+fn id(field: &str, value: i64) -> Result<u32> {
+    // 2^32-1 is no id: chown(2) and setresuid(2) take it for "leave as it is".
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| Error::invalid(format!("security_context.{field}: {value} is no id")))
+}
+
+/// A container's security context.
+pub(super) fn container_security(
+    context: LinuxContainerSecurityContext,
+    pod: &PodConfig,
+    host: Host,
+) -> Result<Security> {
+    refuse_label(context.selinux_options.as_ref(), host)?;
+    #[allow(deprecated, reason = "older clients fill only these")]
+    let (old_apparmor, old_seccomp) = (context.apparmor_profile.clone(), context.seccomp_profile_path.clone());
+    let privileged = context.privileged;
+    if !privileged || context.apparmor.as_ref().is_some_and(|p| p.profile_type == ProfileType::Localhost as i32) {
+        refuse_apparmor(context.apparmor.as_ref(), &old_apparmor, host)?;
+    }
+    let optional = |field: &str, value: Option<Int64Value>| value.map(|v| id(field, v.value)).transpose();
+    let capabilities = context.capabilities.unwrap_or_default();
+    if !capabilities.add_ambient_capabilities.is_empty() && !privileged {
+        return Err(refuse("capabilities.add_ambient_capabilities", "not in this version"));
+    }
+    let strict_groups = match SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
+        Ok(SupplementalGroupsPolicy::Merge) => false,
+        Ok(SupplementalGroupsPolicy::Strict) => true,
+        Err(_) => return Err(Error::invalid("security_context.supplemental_groups_policy is none")),
+    };
+    let run_as_user = optional("run_as_user", context.run_as_user)?;
+    let run_as_group = optional("run_as_group", context.run_as_group)?;
+    if run_as_group.is_some() && run_as_user.is_none() && context.run_as_username.is_empty() {
+        return Err(Error::invalid("security_context.run_as_group needs run_as_user or run_as_username"));
+    }
+    Ok(Security {
+        privileged,
+        run_as_user,
+        run_as_group,
+        run_as_username: context.run_as_username,
+        run_as_non_root: false, // the kubelet looks at the image's user itself
+        supplemental_groups: context
+            .supplemental_groups
+            .into_iter()
+            .map(|group| id("supplemental_groups", group))
+            .collect::<Result<_>>()?,
+        strict_groups,
+        add_capabilities: capabilities.add_capabilities,
+        drop_capabilities: capabilities.drop_capabilities,
+        no_new_privs: context.no_new_privs,
+        readonly_rootfs: context.readonly_rootfs,
+        masked_paths: context.masked_paths,
+        readonly_paths: context.readonly_paths,
+        seccomp: if privileged { SeccompProfile::Unconfined } else { seccomp(context.seccomp.as_ref(), &old_seccomp)? },
+        pid_target: pid_target(context.namespace_options.as_ref(), pod)?,
+        rlimits: Vec::new(),
+    })
+}
+
+/// Absent is unconfined. `old` is the deprecated path, which counts then.
+fn seccomp(profile: Option<&SecurityProfile>, old: &str) -> Result<SeccompProfile> {
+    let localhost = |path: &str| {
+        // Some clients keep the prefix that the deprecated field had.
+        let path = path.strip_prefix("localhost/").unwrap_or(path);
+        if path.starts_with('/') {
+            return Ok(SeccompProfile::Localhost(path.into()));
+        }
+        Err(Error::invalid(format!("security_context.seccomp: the profile {path:?} is not an absolute path")))
+    };
+    match profile {
+        Some(profile) => match profile_type("seccomp", profile)? {
+            ProfileType::RuntimeDefault => Ok(SeccompProfile::RuntimeDefault),
+            ProfileType::Unconfined => Ok(SeccompProfile::Unconfined),
+            ProfileType::Localhost => localhost(&profile.localhost_ref),
+        },
+        None => match old {
+            "" | "unconfined" => Ok(SeccompProfile::Unconfined),
+            "runtime/default" | "docker/default" => Ok(SeccompProfile::RuntimeDefault),
+            path if path.starts_with("localhost/") => localhost(path),
+            other => Err(Error::invalid(format!("security_context.seccomp_profile_path: {other:?} is none"))),
+        },
+    }
+}

@@ -1,0 +1,89 @@
+//! The connections: HTTP/2 without TLS on a unix socket, two services to choose from by their path.
+
+use super::{Cri, status};
+use crate::criapi::image_service_server::{self, ImageServiceServer};
+use crate::criapi::runtime_service_server::{self, RuntimeServiceServer};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codegen::Service;
+
+/// The longest request, in bytes: what clients take for an answer, both ways.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// Calls at a time on one connection; a kubelet has one connection for everything.
+const MAX_STREAMS: u32 = 1024;
+/// Connections at a time: the kubelet's two, and those of tools. One more waits in the socket's queue.
+const MAX_CONNECTIONS: usize = 256;
+/// How long calls may go on when the server is to end; what they began ends after it in any case, or is found by the next server.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Which service a call is for, by its path.
+#[derive(Clone)]
+struct Services {
+    runtime: RuntimeServiceServer<Cri>,
+    images: ImageServiceServer<Cri>,
+}
+
+impl Services {
+    async fn call(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+        let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        match service {
+            runtime_service_server::SERVICE_NAME => self.runtime.call(request).await,
+            image_service_server::SERVICE_NAME => self.images.call(request).await,
+            other => Ok(status::unimplemented(&format!("service {other}")).into_http()),
+        }
+    }
+}
+
+/// Serves until `closing` becomes true, and then until all calls have ended, or long enough.
+pub async fn serve(cri: Cri, listener: UnixListener, mut closing: watch::Receiver<bool>) {
+    let services = Services {
+        runtime: RuntimeServiceServer::new(cri.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        images: ImageServiceServer::new(cri).max_decoding_message_size(MAX_MESSAGE_BYTES),
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, services.clone(), closing.clone()));
+                }
+                // Out of descriptors: others must close theirs first, and nobody tells when.
+                Err(e) => {
+                    tracing::warn!("accept a connection: {}", crate::error::describe_io(&e));
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = super::until_closing(&mut closing) => break,
+        }
+    }
+    drop(listener);
+    let ended = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!("{} connections are cut after {} s", connections.len(), DRAIN.as_secs());
+    }
+}
+
+async fn connection(stream: UnixStream, services: Services, mut closing: watch::Receiver<bool>) {
+    let service = hyper::service::service_fn(move |request| services.clone().call(request));
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder.max_concurrent_streams(MAX_STREAMS);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = super::until_closing(&mut closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!("connection: {e}"); // a client that goes in the middle of a call is everyday life
+    }
+}

@@ -1,0 +1,126 @@
+//! `podwright daemon`: one engine behind a socket. Wiring only: what is done is the engine's, what is said is `cri`'s.
+//!
+//! It starts: lock, recovery, what a dead daemon left unfinished, socket, READY. It ends on SIGTERM or SIGINT: no new connection, calls
+//! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
+
+use crate::cri::{self, Cri};
+use crate::engine::{Engine, Options, sweep};
+use crate::error::{Context, Error, Result};
+use std::fs::Permissions;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Threads for calls, at most: they wait for shims and the kernel more than they work.
+const MAX_WORKERS: usize = 4;
+/// Threads for what blocks: reading images, walking writable layers.
+const MAX_BLOCKING: usize = 32;
+/// How long verbs that were begun may go on when the daemon is to end; the next daemon copes with what is not finished.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Of the socket: who may connect is root on this host.
+const SOCKET_MODE: u32 = 0o660;
+
+/// What the daemon is told.
+#[derive(Debug)]
+pub struct Settings {
+    pub engine: Options,
+    pub socket: PathBuf,
+    /// The effective configuration as JSON.
+    pub config: String,
+}
+
+/// Runs until it is told to end.
+///
+/// # Errors
+/// `FailedPrecondition` when another daemon has the same state directory; what keeps it from starting.
+pub fn run(settings: Settings) -> Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(cpus.min(MAX_WORKERS)).max_blocking_threads(MAX_BLOCKING).thread_name("podwright");
+    let runtime = builder.enable_all().build().context(|| "start a runtime")?;
+    let ended = runtime.block_on(serve(settings));
+    // What still works is killed with the process, as kill -9 would: it is found again.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    let paths = settings.engine.paths.clone();
+    let _lock = sweep::claim(&paths).context(|| "another daemon has this state directory")?;
+    let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
+    let engine = recover(settings.engine).await?;
+    let listener = listen(&settings.socket)?;
+    let (close, closing) = watch::channel(false);
+    let (working, mut at_work) = mpsc::channel(1);
+    let cri = Cri::new(engine, settings.config, closing.clone(), working);
+    let server = tokio::spawn(cri::serve(cri, listener, closing));
+    tracing::info!("serving CRI on {}", settings.socket.display());
+    notify("READY=1");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    notify("STOPPING=1");
+    tracing::info!("asked to end: waiting for calls that are at work");
+    close.send_replace(true);
+    let drained = async {
+        let _ = server.await; // it does not panic, and if it did there is no more to wait for
+        at_work.recv().await
+    };
+    if tokio::time::timeout(DRAIN * 2, drained).await.is_err() {
+        tracing::warn!("ending with calls at work: the next daemon finds what they began");
+    }
+    let _ = std::fs::remove_file(&settings.socket); // a socket that nobody listens on only misleads
+    sweep::prune_directories(&paths);
+    Ok(())
+}
+
+/// An engine that knows what is there.
+async fn recover(options: Options) -> Result<Engine> {
+    sweep::sweep_dead(&options).await.unwrap_or_else(|e| {
+        tracing::warn!("{e}");
+        0
+    });
+    let engine = Engine::open(options)?;
+    for e in engine.recover().await? {
+        tracing::error!("{e}");
+    }
+    for e in engine.sweep_unfinished().await? {
+        tracing::warn!("{e}");
+    }
+    tracing::info!("{} pods are there", engine.list_pods().len());
+    Ok(engine)
+}
+
+/// The socket, made beside its place and renamed into it: it is never there with other permissions, and that of a dead daemon goes.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let doing = || format!("make socket {}", path.display());
+    let parent = path.parent().ok_or_else(|| Error::invalid(format!("socket {} has no directory", path.display())))?;
+    std::fs::create_dir_all(parent).context(doing)?;
+    let new = crate::state::paths::beside(path);
+    let _ = std::fs::remove_file(&new); // of a daemon that was killed before its rename
+    let listener = UnixListener::bind(&new).context(doing)?;
+    std::fs::set_permissions(&new, Permissions::from_mode(SOCKET_MODE)).context(doing)?;
+    std::fs::rename(&new, path).context(doing)?;
+    Ok(listener)
+}
+
+/// Tells systemd, if it wants to know: sd_notify(3).
+fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.as_bytes() {
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
+        _ => SocketAddr::from_pathname(&name),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(e) = sent {
+        tracing::warn!("tell {} {state}: {e}", name.display());
+    }
+}
