@@ -4,7 +4,7 @@
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
 use crate::cri::{self, Cri};
-use crate::engine::{Engine, Options, sweep};
+use crate::engine::{Engine, Options, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
@@ -23,8 +23,9 @@ const MAX_WORKERS: usize = 4;
 const MAX_BLOCKING: usize = 32;
 /// How long verbs that were begun may go on when the daemon is to end; the next daemon copes with what is not finished.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Of the socket: who may connect is root on this host.
-const SOCKET_MODE: u32 = 0o660;
+/// Of the socket, and of its directory if that has to be made: who may connect is root on this host, and so only root may.
+const SOCKET_MODE: u32 = 0o600;
+const SOCKET_DIRECTORY_MODE: u32 = 0o700;
 
 /// What the daemon is told.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ async fn recover(options: Options) -> Result<Engine> {
 fn listen(path: &Path) -> Result<UnixListener> {
     let doing = || format!("make socket {}", path.display());
     let parent = path.parent().ok_or_else(|| Error::invalid(format!("socket {} has no directory", path.display())))?;
-    std::fs::create_dir_all(parent).context(doing)?;
+    mkdir_all(parent, SOCKET_DIRECTORY_MODE)?;
     let new = crate::state::paths::beside(path);
     let _ = std::fs::remove_file(&new); // of a daemon that was killed before its rename
     let listener = UnixListener::bind(&new).context(doing)?;
