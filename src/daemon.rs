@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 const MAX_WORKERS: usize = 4;
 /// Threads for what blocks: reading images, walking writable layers.
 const MAX_BLOCKING: usize = 32;
+/// How long such a thread waits for more: a thread is cheap to make and its stack is not free to keep.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 /// How long verbs that were begun may go on when the daemon is to end; the next daemon copes with what is not finished.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Of the socket, and of its directory if that has to be made: who may connect is root on this host, and so only root may.
@@ -44,6 +46,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(cpus.min(MAX_WORKERS)).max_blocking_threads(MAX_BLOCKING).thread_name("podwright");
+    builder.thread_keep_alive(IDLE_THREAD);
     let runtime = builder.enable_all().build().context(|| "start a runtime")?;
     let ended = runtime.block_on(serve(settings));
     // What still works is killed with the process, as kill -9 would: it is found again.

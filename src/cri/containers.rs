@@ -72,7 +72,7 @@ impl Cri {
 
     async fn remove_known(&self, id: &str) -> Result<()> {
         let (engine, id) = (self.engine.clone(), self.container_id(id)?);
-        self.usage.forget(&id);
+        self.usage.prune();
         self.to_the_end(async move { engine.remove_container(&id).await }).await
     }
 

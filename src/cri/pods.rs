@@ -60,6 +60,7 @@ impl Cri {
 
     async fn remove_known_pod(&self, id: &str) -> Result<()> {
         let (engine, id) = (self.engine.clone(), self.pod_id(id)?);
+        self.usage.prune();
         self.to_the_end(async move { engine.remove_pod(&id).await }).await
     }
 

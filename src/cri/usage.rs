@@ -42,9 +42,9 @@ impl Cache {
         used
     }
 
-    /// The container is removed.
-    pub(super) fn forget(&self, id: &ContainerId) {
-        self.known().remove(id);
+    /// Something was removed: what is too old to be believed goes, the removed with it. Not by its name, for a walk of it may end later.
+    pub(super) fn prune(&self) {
+        self.known().retain(|_, (at, _)| at.elapsed() < FRESH);
     }
 }
 
