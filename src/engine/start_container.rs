@@ -17,15 +17,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Engine {
-    /// Starts a created container; when this returns its program runs.
+    /// Starts a created container; when this returns its program runs. One that runs already is as asked: a caller that lost the
+    /// answer, with its connection or its daemon, asks again.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it is created and its pod ready. When the start itself fails the container is EXITED with
-    /// 128 and `StartError`, and stays listed.
+    /// `FailedPrecondition` for one that has ended (a container is started once), and unless its pod is ready. When the start itself
+    /// fails the container is EXITED with 128 and `StartError`, and stays listed.
     pub async fn start_container(&self, id: &ContainerId) -> Result<()> {
         let pod = self.pod_of(id)?;
         let _one_at_a_time = pod.verb.lock().await;
-        let record = self.startable(&pod, id)?;
+        let Some(record) = startable(&pod, id)? else { return Ok(()) };
         let started = self.start(&pod, &record).await;
         if let Err(e) = &started {
             self.record_failed_start(&pod, &record, e);
@@ -36,23 +37,6 @@ impl Engine {
             if started.is_ok() { EventKind::Started } else { EventKind::Stopped },
         ));
         started.map_err(|(e, _)| e).context(|| format!("start container {:?}", record.config.name))
-    }
-
-    fn startable(&self, pod: &Pod, id: &ContainerId) -> Result<Arc<ContainerRecord>> {
-        let facts = pod.facts();
-        let container =
-            facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
-        if container.state() != State::Created {
-            return Err(Error::precondition(format!(
-                "container {} is {:?}; only a created one can be started",
-                id.short(),
-                container.state()
-            )));
-        }
-        if facts.stopped || facts.sandbox.as_ref().is_none_or(|s| s.exit.is_some()) {
-            return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));
-        }
-        Ok(container.record.clone())
     }
 
     async fn start(&self, pod: &Pod, record: &Arc<ContainerRecord>) -> Result<(), (Error, i32)> {
@@ -165,6 +149,30 @@ impl Engine {
             }
         });
     }
+}
+
+/// What is to be started; `None` when it runs already.
+fn startable(pod: &Pod, id: &ContainerId) -> Result<Option<Arc<ContainerRecord>>> {
+    let facts = pod.facts();
+    let container = facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
+    match (container.state(), &container.exit) {
+        (State::Created, _) => {}
+        (State::Running, _) => return Ok(None),
+        (State::Exited, Some(ExitRecord { status: ExitStatus::StartFailed { .. }, message, .. })) => {
+            return Err(Error::precondition(format!("container {} could not be started: {message}", id.short())));
+        }
+        (State::Exited, exit) => {
+            let code = exit.as_ref().map_or(0, |exit| exit.status.code());
+            return Err(Error::precondition(format!(
+                "container {} has run and ended with {code}; one is started once, make another",
+                id.short()
+            )));
+        }
+    }
+    if facts.stopped || facts.sandbox.as_ref().is_none_or(|s| s.exit.is_some()) {
+        return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));
+    }
+    Ok(Some(container.record.clone()))
 }
 
 /// Whom a container is to run as: run_as_user (and group) before run_as_username before the image's user (CRI,
