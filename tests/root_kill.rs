@@ -307,7 +307,7 @@ fn an_update_killed_at_any_step_boundary_leaves_the_pod_as_it_was_and_may_be_rep
     };
     let list = machine.dir("points").join("list");
     updated(&format!("list:{}", list.display())).code(0);
-    let points = listed(&list, "engine.");
+    let points = listed(&list, "engine.update_container.");
     assert_eq!(points.len(), 2, "{points:?}");
     let before = condition(&machine);
     for point in points {

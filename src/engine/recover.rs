@@ -2,8 +2,10 @@
 
 use super::Engine;
 use super::pod::{Container, Pod, State, bury, listen};
+use super::run_pod::remove_tree;
 use super::shim::{Shim, connect, unexpected};
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
 use crate::state::record::{
@@ -66,13 +68,29 @@ impl Engine {
                     let finished = pod.facts().sandbox.is_some() && pod.record.boot_id == self.0.boot_id;
                     if !finished {
                         left.extend(self.remove_pod(&id).await.err());
+                        continue;
                     }
+                    left.extend(self.remove_unfinished_containers(&pod).err());
                 }
                 Err(_) if !self.paths().pod_record(&id).exists() => left.extend(self.remove_unrecorded(&id).err()),
                 Err(_) => {} // its record cannot be read, as recovery has said: it stays
             }
         }
         Ok(left)
+    }
+
+    /// Takes away what CreateContainer had made of a container, or RemoveContainer has left of one, when their daemon was killed.
+    fn remove_unfinished_containers(&self, pod: &Pod) -> Result<()> {
+        for name in list(&self.paths().containers(pod.id()))? {
+            let Ok(id) = name.parse::<ContainerId>() else { continue };
+            if !self.paths().container_record(pod.id(), &id).exists() {
+                remove_tree(&self.paths().writable(&id))?;
+                fault::point("engine.recover.writable");
+                remove_tree(&self.paths().container(pod.id(), &id))?;
+                fault::point("engine.recover.container");
+            }
+        }
+        Ok(())
     }
 
     async fn recover_pod(&self, id: PodId) -> Result<()> {
@@ -82,10 +100,13 @@ impl Engine {
         let pod =
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
+        fault::point("engine.recover.read");
         if self.connect(&pod).await.is_err() && !self.is_observer() {
             self.bury_pod(&pod);
+            fault::point("engine.recover.buried");
         }
         self.pods_mut().insert(id, pod);
+        fault::point("engine.recover.pod");
         Ok(())
     }
 
@@ -98,7 +119,7 @@ impl Engine {
         let mut containers = Vec::new();
         for name in list(&paths.containers(&id))? {
             let container: ContainerId = name.parse()?;
-            // No record: the daemon died in CreateContainer before it answered. It goes with the pod.
+            // No record: the daemon died in CreateContainer before it answered, or in RemoveContainer after all else had gone.
             let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else {
                 continue;
             };

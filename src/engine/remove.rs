@@ -53,7 +53,11 @@ impl Engine {
         if let Some(e) = Error::collect(left) {
             return Err(e.context(format!("remove container {}", id.short())));
         }
-        // The record goes last: what it names is still found when this is killed in the middle.
+        // The record goes last: what it names is still found when this is killed in the middle. Of its directory it goes first: the
+        // other files are a container's only beside it, and half of them would say that it runs.
+        let record = self.paths().container_record(pod.id(), id);
+        blocking(move || remove_record(&record)).await?;
+        fault::point("engine.remove_container.record");
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_container.directory");
         pod.change(|facts| facts.containers.remove(id));
@@ -94,7 +98,9 @@ impl Engine {
         if let Some(e) = Error::collect(left) {
             return Err(e.context(format!("remove pod {}", id.short())));
         }
-        let directory = self.paths().pod(id);
+        let (record, directory) = (self.paths().pod_record(id), self.paths().pod(id));
+        blocking(move || remove_record(&record)).await?;
+        fault::point("engine.remove_pod.record");
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_pod.directory");
         if park {
@@ -175,6 +181,14 @@ impl Engine {
         }
         let pidfd = pidfd_open(pid).ok()?;
         (start_time(pid).ok()? == started).then_some(pidfd)
+    }
+}
+
+/// Removes the record that makes a directory a pod's or container's; one that is not there is no error.
+fn remove_record(path: &std::path::Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context(|| format!("remove {}", path.display())),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::pod::State;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::id::ContainerId;
 use crate::wire::Request;
 
@@ -17,6 +18,9 @@ impl Engine {
         if !running {
             return Err(Error::precondition(format!("container {} does not run; its log is not reopened", id.short())));
         }
-        pod.shim()?.done(Request::ReopenLog { container: id.clone() }, &[]).await
+        fault::point("engine.reopen_log.asked");
+        pod.shim()?.done(Request::ReopenLog { container: id.clone() }, &[]).await?;
+        fault::point("engine.reopen_log.reopened");
+        Ok(())
     }
 }

@@ -213,6 +213,9 @@ impl Engine {
     /// A pod without a record: its owner was killed before it wrote one, and so before there was any cgroup.
     pub(super) fn remove_unrecorded(&self, id: &PodId) -> Result<()> {
         self.remove_data(id)?;
-        remove_tree(&self.paths().pod(id))
+        fault::point("engine.sweep.data");
+        remove_tree(&self.paths().pod(id))?;
+        fault::point("engine.sweep.directory");
+        Ok(())
     }
 }
