@@ -4,8 +4,9 @@
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
 use crate::cri::{self, Cri};
-use crate::engine::{Engine, Options, mkdir_all, sweep};
+use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -57,22 +58,28 @@ pub fn run(settings: Settings) -> Result<()> {
 async fn serve(settings: Settings) -> Result<()> {
     let paths = settings.engine.paths.clone();
     let _lock = sweep::claim(&paths).context(|| "another daemon has this state directory")?;
+    fault::point("daemon.start.locked");
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let engine = recover(settings.engine).await?;
+    fault::point("daemon.start.recovered");
     let listener = listen(&settings.socket)?;
+    fault::point("daemon.start.listening");
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
-    let cri = Cri::new(engine, settings.config, closing.clone(), working);
+    tokio::spawn(sweep_images(engine.clone(), working.clone()));
+    let cri = Cri::new(engine.clone(), settings.config, closing.clone(), working);
     let server = tokio::spawn(cri::serve(cri, listener, closing));
     tracing::info!("serving CRI on {}", settings.socket.display());
     notify("READY=1");
+    fault::point("daemon.start.ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     notify("STOPPING=1");
     tracing::info!("asked to end: waiting for calls that are at work");
+    fault::point("daemon.drain.asked");
     close.send_replace(true);
     let drained = async {
         let _ = server.await; // it does not panic, and if it did there is no more to wait for
@@ -81,7 +88,9 @@ async fn serve(settings: Settings) -> Result<()> {
     if tokio::time::timeout(DRAIN * 2, drained).await.is_err() {
         tracing::warn!("ending with calls at work: the next daemon finds what they began");
     }
+    fault::point("daemon.drain.drained");
     let _ = std::fs::remove_file(&settings.socket); // a socket that nobody listens on only misleads
+    fault::point("daemon.drain.unlinked");
     sweep::prune_directories(&paths);
     Ok(())
 }
@@ -96,11 +105,23 @@ async fn recover(options: Options) -> Result<Engine> {
     for e in engine.recover().await? {
         tracing::error!("{e}");
     }
+    fault::point("daemon.start.known");
     for e in engine.sweep_unfinished().await? {
         tracing::warn!("{e}");
     }
     tracing::info!("{} pods are there", engine.list_pods().len());
     Ok(engine)
+}
+
+/// What a daemon that was killed in RemoveImage has left of it. Nobody waits for that: it is only disk space.
+async fn sweep_images(engine: Engine, working: mpsc::Sender<()>) {
+    let swept = engine::blocking(move || engine.images().collect_unneeded(&|| in_use::in_use(engine.paths()))).await;
+    match swept {
+        Ok(removed) if removed.layers.is_empty() => {}
+        Ok(removed) => tracing::info!("{} layers that no image needs are removed", removed.layers.len()),
+        Err(e) => tracing::warn!("image layers that nobody needs stay: {e}"),
+    }
+    drop(working);
 }
 
 /// The socket, made beside its place and renamed into it: it is never there with other permissions, and that of a dead daemon goes.
@@ -112,6 +133,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
     let _ = std::fs::remove_file(&new); // of a daemon that was killed before its rename
     let listener = UnixListener::bind(&new).context(doing)?;
     std::fs::set_permissions(&new, Permissions::from_mode(SOCKET_MODE)).context(doing)?;
+    fault::point("daemon.start.bound");
     std::fs::rename(&new, path).context(doing)?;
     Ok(listener)
 }

@@ -150,6 +150,19 @@ impl Store {
         Ok(removed)
     }
 
+    /// Finishes what somebody who was killed had begun: takes away layers and blobs that no image, container or session needs. Images stay.
+    ///
+    /// # Errors
+    /// What `in_use` returns; `Internal`.
+    pub fn collect_unneeded(&self, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
+        let session = self.session()?;
+        let lock = self.exclusive()?;
+        let mut removed = Removed::default();
+        self.collect(&in_use()?, &session, &mut removed)?;
+        drop(lock);
+        Ok(removed)
+    }
+
     fn drop_records(&self, ids: &[Digest], removed: &mut Removed) -> Result<()> {
         for id in ids {
             remove_file(&self.record(id))?;
