@@ -3,6 +3,7 @@
 //! It starts: lock, recovery, what a dead daemon left unfinished, socket, READY. It ends on SIGTERM or SIGINT: no new connection, calls
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
+use crate::agent::service::{self, Service};
 use crate::cri::{self, Cri};
 use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
@@ -68,8 +69,10 @@ async fn serve(settings: Settings) -> Result<()> {
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
     tokio::spawn(sweep_images(engine.clone(), working.clone()));
+    service::take_down_foreground(&engine);
+    let own = Service::new(engine.clone(), closing.clone(), working.clone());
     let cri = Cri::new(engine.clone(), settings.config, closing.clone(), working);
-    let server = tokio::spawn(cri::serve(cri, listener, closing));
+    let server = tokio::spawn(cri::serve(cri, own.server(), listener, closing));
     tracing::info!("serving CRI on {}", settings.socket.display());
     notify("READY=1");
     fault::point("daemon.start.ready");

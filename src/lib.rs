@@ -15,6 +15,7 @@
 //! * `image`   reference, import, unpack, store
 //! * `engine`  the verbs
 //! * `criapi`  generated: the messages and services of the CRI
+//! * `ownapi`  generated: what podwright's commands ask of a daemon
 //! * `cri`     the gRPC surface: convert, call, convert
 //! * `agent`   Pod manifests
 //! * `daemon`  wiring of the process that serves them all
@@ -34,6 +35,9 @@ pub mod engine;
 #[rustfmt::skip]
 #[allow(deprecated, missing_debug_implementations, clippy::all, reason = "generated")]
 pub mod criapi;
+#[rustfmt::skip]
+#[allow(missing_debug_implementations, clippy::all, reason = "generated")]
+pub mod ownapi;
 pub mod cri;
 pub mod agent;
 pub mod daemon;

@@ -1,6 +1,7 @@
-//! proto/runtime.v1.proto against the table of the interface, both ways; src/criapi.rs against what is generated from it.
+//! proto/runtime.v1.proto against the table of the interface, both ways; src/criapi.rs and src/ownapi.rs against what is generated from
+//! the two protos.
 //!
-//! The generated file is committed, so that a build needs neither protoc nor a build script. After a change of the proto:
+//! The generated files are committed, so that a build needs neither protoc nor a build script. After a change of a proto:
 //! `PODWRIGHT_BLESS=1 cargo test --test cli_proto`.
 
 use prost_types::field_descriptor_proto::{Label, Type};
@@ -9,20 +10,38 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 const PACKAGE: &str = "runtime.v1";
-/// Stands above what is generated.
-const HEADER: &str = "\
+
+/// A generated file: its package, where it is, and what stands above what is generated.
+const GENERATED: &[(&str, &str, &str)] = &[
+    (
+        "runtime.v1",
+        "src/criapi.rs",
+        "\
 //! Generated from proto/runtime.v1.proto by tests/cli_proto.rs, and checked by it; not to be edited.
 //!
 //! The messages of the CRI, its two services and their clients. Nothing here decides anything.
 
-";
+",
+    ),
+    (
+        "podwright.v1",
+        "src/ownapi.rs",
+        "\
+//! Generated from proto/podwright.v1.proto by tests/cli_proto.rs, and checked by it; not to be edited.
+//!
+//! What podwright's commands and its daemon say to each other. Nothing here decides anything.
+
+",
+    ),
+];
 
 fn top() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
 fn descriptor() -> prost_types::FileDescriptorSet {
-    protox::compile(["runtime.v1.proto"], [top().join("proto")]).unwrap_or_else(|e| panic!("{e:?}"))
+    protox::compile(GENERATED.iter().map(|(package, _, _)| format!("{package}.proto")), [top().join("proto")])
+        .unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 /// A line of the table: kind, parent, name, number, type, label.
@@ -127,7 +146,7 @@ fn the_proto_is_the_whole_interface_and_nothing_else() {
 }
 
 #[test]
-fn the_generated_file_is_what_the_proto_says() {
+fn the_generated_files_are_what_the_protos_say() {
     let temp = tempfile::tempdir().expect("tempdir");
     tonic_prost_build::configure()
         .out_dir(temp.path())
@@ -137,12 +156,13 @@ fn the_generated_file_is_what_the_proto_says() {
         .skip_debug([".runtime.v1.AuthConfig"])
         .compile_fds(descriptor())
         .expect("generate");
-    let generated = std::fs::read_to_string(temp.path().join("runtime.v1.rs")).expect("generated");
-    let wanted = format!("{HEADER}{generated}");
-    let path = top().join("src/criapi.rs");
-    if std::env::var_os("PODWRIGHT_BLESS").is_some() {
-        std::fs::write(&path, &wanted).expect("write src/criapi.rs");
+    for (package, path, header) in GENERATED {
+        let generated = std::fs::read_to_string(temp.path().join(format!("{package}.rs"))).expect("generated");
+        let wanted = format!("{header}{generated}");
+        if std::env::var_os("PODWRIGHT_BLESS").is_some() {
+            std::fs::write(top().join(path), &wanted).expect("write what is generated");
+        }
+        let found = std::fs::read_to_string(top().join(path)).unwrap_or_default();
+        assert!(found == wanted, "{path} is not what its proto says: PODWRIGHT_BLESS=1 cargo test --test cli_proto");
     }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "src/criapi.rs is not what the proto says: PODWRIGHT_BLESS=1 cargo test --test cli_proto");
 }

@@ -3,9 +3,12 @@
 
 mod fixtures;
 
-use fixtures::machine::{Machine, PATIENCE, Running, until};
+use fixtures::cri::{Node, log_text};
+use fixtures::machine::{Finished, GONE_WITHIN, Machine, PATIENCE, Running, pod, script, until};
+use podwright::criapi::{ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 #[test]
 fn the_socket_is_roots_alone_in_a_directory_of_roots_alone() {
@@ -20,4 +23,202 @@ fn the_socket_is_roots_alone_in_a_directory_of_roots_alone() {
     daemon.signal(15);
     daemon.wait().code(0);
     assert!(!socket.exists());
+}
+
+/// `podwright run` on a machine whose daemon serves on the node's socket.
+fn run(node: &Node, manifest: &str, args: &[&str]) -> Running {
+    node.machine.start_with(manifest, args, |command| {
+        command.env("PODWRIGHT_CRI_SOCKET", node.socket());
+    })
+}
+
+/// Any other command on that machine.
+async fn ask(node: &Node, args: &[&str]) -> Finished {
+    let mut command = node.machine.podwright(args.iter().copied());
+    command.env("PODWRIGHT_CRI_SOCKET", node.socket());
+    end(Running::of(command)).await
+}
+
+/// Its end, while this thread's clients are served.
+async fn end(running: Running) -> Finished {
+    tokio::task::spawn_blocking(|| running.wait()).await.expect("joined")
+}
+
+/// The ids of the pods that the CRI lists, once there are so many.
+async fn listed(node: &mut Node, count: usize) -> Vec<String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let pods = node.pods(PodSandboxFilter::default()).await;
+        if pods.len() == count {
+            return pods.into_iter().map(|pod| pod.id).collect();
+        }
+        assert!(Instant::now() < end, "{pods:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The one container of the CRI's list, once it has written a line.
+async fn until_ready(node: &mut Node) -> ContainerStatus {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let [container] = &node.containers(ContainerFilter::default()).await[..] {
+            let status = node.status(&container.id.clone()).await.expect("status");
+            if log_text(Path::new(&status.log_path), "stdout").contains("ready") {
+                return status;
+            }
+        }
+        assert!(Instant::now() < end, "no container is ready");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const DEAF: &str = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+const POLITE: &str = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+
+#[tokio::test]
+async fn run_lets_the_daemon_that_is_up_run_the_pod_and_says_so() {
+    let node = Node::new().await;
+    let text = "echo out; echo err >&2; i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done; printf end; exit 7";
+    let ended = end(run(&node, &script(text, ""), &[])).await;
+    ended.code(7);
+    let lines: String = (0..2000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ended.stdout, format!("out\n{lines}end"));
+    let told: Vec<&str> = ended.stderr.lines().collect();
+    assert!(told[0].starts_with("podwright: the daemon on ") && told[0].contains("--no-daemon"), "{told:?}");
+    assert_eq!(told[1..], ["err", "podwright: container c ended with 7 (Error)"]);
+    // Several, one of which is started again: the same words as without a daemon.
+    let several = pod(
+        "  restartPolicy: OnFailure\n  initContainers:\n  - {name: first, image: busybox, command: [echo, before]}\n  containers:\n  \
+         - {name: a, image: busybox, command: [sh, -c, 'echo a']}\n  - {name: bb, image: busybox, command: [sh, -c, 'exit 0']}\n",
+    );
+    let (by_daemon, by_itself) =
+        (end(run(&node, &several, &[])).await, end(run(&node, &several, &["--no-daemon"])).await);
+    assert_eq!(by_daemon.code(0).stdout, "first | before\na     | a\n");
+    assert_eq!((by_itself.stdout.as_str(), by_itself.stderr.as_str()), (by_daemon.stdout.as_str(), ""));
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_the_daemon_cannot_run_is_an_error_of_the_command() {
+    let node = Node::new().await;
+    let absent = script("true", "").replace("image: busybox", "image: absent");
+    let refused = end(run(&node, &absent, &[])).await;
+    assert!(refused.code(125).stderr.contains("is not in the store"), "{}", refused.stderr);
+    let wrong = end(run(&node, "apiVersion: v1\nkind: Pod\nspec: {}\n", &[])).await;
+    wrong.refused(&["metadata: missing"]);
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_of_other_directories_is_not_asked() {
+    let node = Node::new().await;
+    let other = Machine::with_busybox();
+    let ended = other.start_with(&script("echo here", ""), &[], |command| {
+        command.env("PODWRIGHT_CRI_SOCKET", node.socket());
+    });
+    let ended = end(ended).await;
+    assert_eq!((ended.code(0).stdout.as_str(), ended.stderr.as_str()), ("here\n", ""));
+    other.assert_as_before();
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn signals_and_timeouts_reach_the_pod_through_the_daemon() {
+    let mut node = Node::new().await;
+    for (signal, code) in [(2, 130), (15, 7)] {
+        let running = run(&node, &script(POLITE, ""), &[]);
+        until_ready(&mut node).await;
+        running.signal(signal);
+        let ended = end(running).await;
+        assert_eq!(ended.code(code).stdout, "ready\nbye\n");
+    }
+    let running = run(&node, &script(DEAF, ""), &[]);
+    until_ready(&mut node).await;
+    let began = Instant::now();
+    running.signal(2);
+    tokio::time::sleep(Duration::from_millis(300)).await; // two that come together are one
+    running.signal(2);
+    end(running).await.code(130);
+    assert!(began.elapsed() < Duration::from_secs(10), "the second kills: {:?}", began.elapsed());
+    end(run(&node, &script(POLITE, ""), &["--timeout", "1s"])).await.code(124);
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_takes_its_pod_along() {
+    let mut node = Node::new().await;
+    let (polite, polite_container) = node.pod_with("cri", "sleep 1000").await;
+    let running = run(&node, &script(DEAF, ""), &[]);
+    listed(&mut node, 2).await;
+    let began = Instant::now();
+    running.signal(9);
+    let ended = end(running).await;
+    assert_eq!(ended.status.code(), None);
+    assert_eq!(listed(&mut node, 1).await, std::slice::from_ref(&polite), "a pod of the kubelet's is none of it");
+    assert!(began.elapsed() < GONE_WITHIN, "{:?}", began.elapsed());
+    assert_eq!(node.status(&polite_container).await.expect("status").state(), ContainerState::ContainerRunning);
+    node.remove_pod(&polite).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_is_told_of_and_the_next_one_takes_the_pod_down() {
+    let mut node = Node::new().await;
+    let (kept, _) = node.pod_with("cri", "sleep 1000").await;
+    let running = run(&node, &script(DEAF, ""), &[]);
+    listed(&mut node, 2).await;
+    node.kill();
+    let ended = end(running).await;
+    ended.code(125);
+    assert!(ended.stderr.contains("has gone"), "{}", ended.stderr);
+    node.start();
+    assert_eq!(listed(&mut node, 1).await, std::slice::from_ref(&kept));
+    node.remove_pod(&kept).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_asked_to_end_takes_its_foreground_pods_along() {
+    let mut node = Node::new().await;
+    let running = run(&node, &script(POLITE, ""), &[]);
+    until_ready(&mut node).await;
+    node.stop().await;
+    let ended = end(running).await;
+    assert_eq!(ended.code(125).stdout, "ready\nbye\n");
+    assert!(ended.stderr.contains("was told to end"), "{}", ended.stderr);
+    node.start();
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn every_command_works_on_the_pods_of_a_daemon() {
+    let mut node = Node::new().await;
+    let (cri, container) = node.pod_with("cri", &format!("echo said; {POLITE}")).await;
+    let running = run(&node, &script(POLITE, ""), &[]);
+    listed(&mut node, 2).await;
+    until(PATIENCE, || {
+        let logs = node.machine.dir("logs").join("cri/c/0.log");
+        if log_text(&logs, "stdout").contains("ready") { Ok(()) } else { Err("not ready".to_owned()) }
+    });
+    let pods = ask(&node, &["pods"]).await;
+    assert!(pods.stdout.contains("cri") && pods.stdout.contains(" p "), "{}", pods.stdout);
+    assert_eq!(ask(&node, &["ps"]).await.code(0).stdout.lines().count(), 3);
+    assert_eq!(ask(&node, &["logs", "cri"]).await.code(0).stdout, "said\nready\n");
+    assert_eq!(ask(&node, &["exec", "cri", "--", "echo", "in"]).await.code(0).stdout, "in\n");
+    assert_eq!(ask(&node, &["exec", "p/c", "--", "sh", "-c", "exit 9"]).await.code(9).stdout, "");
+    assert!(ask(&node, &["inspect", "cri/c"]).await.code(0).stdout.contains(&container[..12]));
+    ask(&node, &["stats", "cri"]).await.code(0);
+    ask(&node, &["stop", "cri/c"]).await.code(0);
+    let status = node.status(&container).await.expect("status");
+    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 7));
+    ask(&node, &["rm", "cri/c"]).await.code(0);
+    assert!(node.status(&container).await.is_err(), "the daemon knows that it is removed");
+    ask(&node, &["stop", "cri"]).await.code(0);
+    assert_eq!(node.pod_status(&cri).await.expect("status").state(), PodSandboxState::SandboxNotready);
+    ask(&node, &["rm", "cri"]).await.code(0);
+    // A pod of `run` is stopped as without a daemon: its `run` ends with it.
+    ask(&node, &["stop", "p"]).await.code(0);
+    end(running).await.code(7);
+    listed(&mut node, 0).await;
+    node.assert_clean().await;
 }

@@ -229,6 +229,7 @@ impl Build<'_> {
                 resources: resources::pod(spec, self.qos, &self.facts.resources),
             },
             runtime_handler: String::new(),
+            foreground: false,
             port_mappings: self.port_mappings(),
         }
     }

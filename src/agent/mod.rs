@@ -4,7 +4,8 @@
 //!
 //! Reading (`yaml`, `read`, `schema`, `decode*`, `names`, `quantity`, `validate`) tells everything that is wrong with a file, each
 //! with line, column, field, value and remedy. Deciding (`resources`, `expand`, `volume`, `etc`, `convert`, `reconcile`) is pure.
-//! Only `volume_files` touches the disk. Here is no engine call: the loop that observes and acts is the caller's.
+//! `volume_files` makes what volumes hold, `node` reads what the host is. [`host`] runs pods by [`runner`], the loop that observes and acts;
+//! [`service`] does it for commands that ask a daemon.
 //!
 //! What happens to a field is in [`schema`], for every field of core/v1 there is. In short:
 //!
@@ -56,3 +57,6 @@ pub mod volume_files;
 pub mod logs;
 mod message;
 pub mod runner;
+pub mod node;
+pub mod host;
+pub mod service;

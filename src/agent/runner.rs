@@ -48,8 +48,8 @@ pub struct Outcome {
     pub code: i32,
 }
 
-/// What is asked of a running pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What is asked of a running pod; a later one is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Ask {
     #[default]
     Run,

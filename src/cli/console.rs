@@ -4,7 +4,7 @@ use crate::agent::convert::ContainerPlan;
 use crate::agent::logs::{Line, Stream, Tail};
 use crate::agent::runner::{Ending, Observer};
 use crate::id::{ContainerId, PodId};
-use crate::state::record::{ExitRecord, ExitStatus};
+use crate::state::record::ExitRecord;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -20,15 +20,30 @@ pub(super) struct Console {
     /// Names before lines: with one container there is nothing to tell apart.
     prefix: bool,
     width: usize,
-    followers: Mutex<HashMap<ContainerId, Follower>>,
-    /// Container ids by plan and attempt, to find the follower at the end.
-    names: Mutex<HashMap<(String, u32), ContainerId>>,
+    /// By container and attempt.
+    followers: Mutex<HashMap<(String, u32), Follower>>,
 }
 
 #[derive(Debug)]
 struct Follower {
     finish: oneshot::Sender<()>,
     task: JoinHandle<()>,
+}
+
+/// What a person should know of a container's end.
+#[derive(Debug)]
+pub(super) struct Notice {
+    pub code: i32,
+    pub reason: String,
+    pub message: String,
+}
+
+impl Notice {
+    fn of(exit: &ExitRecord) -> Option<Notice> {
+        let reason = exit.status.reason(exit.oom).to_owned();
+        let notice = Notice { code: exit.status.code(), reason, message: exit.message.clone() };
+        (!exit.is_uneventful()).then_some(notice)
+    }
 }
 
 impl Console {
@@ -39,8 +54,41 @@ impl Console {
             prefix: names.len() > 1,
             width: names.iter().map(String::len).max().unwrap_or(0),
             followers: Mutex::default(),
-            names: Mutex::default(),
         }
+    }
+
+    /// Shows what a container writes, from now on.
+    pub(super) fn show(&self, name: &str, attempt: u32, log: Option<&Path>) {
+        let Some(log) = log.filter(|_| !self.quiet) else { return };
+        let prefix = if self.prefix { format!("{name:<width$} | ", width = self.width) } else { String::new() };
+        let tail = match Tail::open(log) {
+            Ok(tail) => tail,
+            Err(e) => return self.say(&e.to_string()),
+        };
+        let (finish, finished) = oneshot::channel();
+        let task = tokio::spawn(Console::follow(prefix, tail, finished));
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.insert((name.to_owned(), attempt), Follower { finish, task });
+    }
+
+    /// Shows what is left of a container that has ended, and then its notice.
+    pub(super) fn finish(self: Arc<Self>, name: &str, attempt: u32, notice: Option<Notice>) -> Ending {
+        let key = (name.to_owned(), attempt);
+        let follower = self.followers.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        Box::pin(async move {
+            if let Some(follower) = follower {
+                let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
+                let _ = follower.task.await; // a follower that panicked has said so
+            }
+            if let Some(Notice { code, reason, message }) = notice {
+                let message = if message.is_empty() { String::new() } else { format!(": {}", message.trim_end()) };
+                self.say(&format!("container {} ended with {code} ({reason}){message}", key.0));
+            }
+        })
+    }
+
+    pub(super) fn again(&self, name: &str, delay: Duration) {
+        self.say(&format!("container {name} is started again in {} s", delay.as_secs()));
     }
 
     fn say(&self, text: &str) {
@@ -51,7 +99,7 @@ impl Console {
     async fn follow(prefix: String, mut tail: Tail, mut finish: oneshot::Receiver<()>) {
         let mut line_open = [false; 2];
         loop {
-            if let Err(e) = tail.read(|line| show(&prefix, &line, &mut line_open)) {
+            if let Err(e) = tail.read(|line| print(&prefix, &line, &mut line_open)) {
                 tracing::warn!("{e}");
                 return;
             }
@@ -61,14 +109,14 @@ impl Console {
                 changed = tail.changed() => if changed.is_err() { break },
             }
         }
-        if let Err(e) = tail.read(|line| show(&prefix, &line, &mut line_open)) {
+        if let Err(e) = tail.read(|line| print(&prefix, &line, &mut line_open)) {
             tracing::warn!("{e}");
         }
     }
 }
 
 /// Prints a line to the stream it came from. A reader that went away is no reason to stop the pod.
-fn show(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
+fn print(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
     let open = &mut open[usize::from(line.stream == Stream::Stderr)];
     let mut bytes = Vec::with_capacity(prefix.len() + line.text.len() + 1);
     if !*open {
@@ -89,42 +137,15 @@ fn show(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
 impl Observer for Console {
     fn ready(&self, _pod: &PodId) {}
 
-    fn started(&self, container: &ContainerPlan, id: &ContainerId, attempt: u32, log: Option<&Path>) {
-        let Some(log) = log.filter(|_| !self.quiet) else { return };
-        let name = &container.config.name;
-        let prefix = if self.prefix { format!("{name:<width$} | ", width = self.width) } else { String::new() };
-        let tail = match Tail::open(log) {
-            Ok(tail) => tail,
-            Err(e) => return self.say(&e.to_string()),
-        };
-        let (finish, finished) = oneshot::channel();
-        let task = tokio::spawn(Console::follow(prefix, tail, finished));
-        let follower = Follower { finish, task };
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert((name.clone(), attempt), id.clone());
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), follower);
+    fn started(&self, container: &ContainerPlan, _id: &ContainerId, attempt: u32, log: Option<&Path>) {
+        self.show(&container.config.name, attempt, log);
     }
 
     fn ended(self: Arc<Self>, container: &ContainerPlan, attempt: u32, exit: &ExitRecord) -> Ending {
-        let name = container.config.name.clone();
-        let id = self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&(name.clone(), attempt));
-        let follower = id.and_then(|id| self.followers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
-        let exit = exit.clone();
-        Box::pin(async move {
-            if let Some(follower) = follower {
-                let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
-                let _ = follower.task.await; // a follower that panicked has said so
-            }
-            // A container that exits 0 may still have lost a child to its memory limit, or have left a message.
-            if exit.status != ExitStatus::Exited(0) || exit.oom.is_some() || !exit.message.is_empty() {
-                let reason = exit.status.reason(exit.oom);
-                let message =
-                    if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim_end()) };
-                self.say(&format!("container {name} ended with {} ({reason}){message}", exit.status.code()));
-            }
-        })
+        self.finish(&container.config.name, attempt, Notice::of(exit))
     }
 
     fn backing_off(&self, container: &ContainerPlan, delay: Duration) {
-        self.say(&format!("container {} is started again in {} s", container.config.name, delay.as_secs()));
+        self.again(&container.config.name, delay);
     }
 }

@@ -1,5 +1,5 @@
-//! Which pods there are, and which of them the user means. There is no daemon: pods belong to instances of `podwright run`, and a
-//! command asks each of those that live, through its records and its pods' shims.
+//! Which pods there are, and which of them the user means. Pods belong to a daemon or to instances of `podwright run`; a command reads
+//! them from records and shims, and so needs neither to look at them.
 //!
 //! What is left of an instance whose `run` was killed is taken away first: a command never shows the dead as living.
 
@@ -23,6 +23,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Whether it is a daemon's pod, and not that of a `run` by itself.
+    pub(super) fn is_daemons(&self) -> bool {
+        self.engine.paths().instance.is_none()
+    }
+
     /// `web`, or `namespace/web` where that is not the default.
     pub(super) fn name(&self) -> String {
         let config = &self.pod.record.config;
@@ -86,12 +91,12 @@ pub(super) async fn all(session: &Session) -> Result<Vec<Found>> {
     if let Err(e) = sweep::sweep_dead(&options).await {
         tracing::warn!("{e}");
     }
+    // One that is dead could not be swept, and that was told.
+    let alive = sweep::instances(&options.paths)?.into_iter().filter(|(_, alive)| *alive);
+    let of_runs = alive.map(|(instance, _)| options.paths.of_instance(instance));
     let mut all = Vec::new();
-    for (instance, alive) in sweep::instances(&options.paths)? {
-        if !alive {
-            continue; // it could not be swept, and that was told
-        }
-        let engine = Engine::open(Options { paths: options.paths.of_instance(instance), ..options.clone() })?;
+    for paths in std::iter::once(options.paths.clone()).chain(of_runs) {
+        let engine = Engine::open(Options { paths, ..options.clone() })?;
         for unreadable in engine.observe().await? {
             tracing::debug!("{unreadable}"); // most often a pod that ends or begins at this moment
         }

@@ -50,8 +50,11 @@ struct PodView {
     resolv_conf: Option<String>,
     host_aliases: Vec<String>,
     log_directory: Option<String>,
-    /// Processes as the host sees them; the owner is `podwright run`.
+    /// Processes as the host sees them; the owner is `podwright run`, or the daemon.
     owner_pid: Option<u32>,
+    /// The owner is a daemon.
+    #[serde(skip)]
+    daemons: bool,
     shim_pid: u32,
     pause_pid: Option<u32>,
     shim_lost: bool,
@@ -170,6 +173,7 @@ fn pod(found: &Found) -> Result<PodView> {
         host_aliases: config.host_aliases.iter().map(|a| format!("{} {}", a.ip, a.hostnames.join(" "))).collect(),
         log_directory: config.log_directory.as_ref().map(|d| d.display().to_string()),
         owner_pid: sweep::owner(engine.paths())?.map(|owner| owner.pid),
+        daemons: engine.paths().instance.is_none(),
         shim_pid: record.shim.pid,
         pause_pid: found.pod.sandbox.as_ref().filter(|s| s.exit.is_none()).map(|s| s.pause.pid),
         shim_lost: found.pod.shim_lost,
@@ -247,7 +251,7 @@ fn pod_text(page: &mut Page, view: &PodView) {
             ("namespaces", plan_text::namespaces(&view.namespaces)),
             ("cgroup", entry.cgroup.clone()),
             ("logs", view.log_directory.clone().unwrap_or_default()),
-            ("`run`", number(view.owner_pid)),
+            (if view.daemons { "daemon" } else { "`run`" }, number(view.owner_pid)),
             ("shim", if view.shim_lost { "lost".to_owned() } else { view.shim_pid.to_string() }),
             ("pause", number(view.pause_pid)),
         ],

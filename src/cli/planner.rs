@@ -4,7 +4,7 @@
 //! Ids that are drawn when the pod is made stand as `<instance>`, `<pod>`, `<container>`, and a uid that the manifest does not give as
 //! `<uid>`.
 
-use super::{Session, node, run};
+use super::{Session, run};
 use crate::agent::convert::{self, ContainerPlan, PodPlan, Role};
 use crate::agent::manifest::Manifest;
 use crate::agent::pod::Pod;
@@ -129,7 +129,7 @@ impl Planner {
         let id: PodId = "0".repeat(64).parse()?;
         let mut views = Vec::new();
         for (index, pod) in manifest.pods.iter().enumerate() {
-            let facts = node::facts(&self.paths, &id, "", pod.spec.host_network)?;
+            let facts = crate::agent::node::facts(&self.paths, &id, "", pod.spec.host_network)?;
             match convert::plan(manifest, index, &facts) {
                 Ok(plan) => views.push(self.pod(pod, &id, &plan)?),
                 Err(errors) => return Ok(Err(errors)),

@@ -1,4 +1,4 @@
-//! `podwright rm`: stops and removes. A pod goes with the `podwright run` that it belongs to.
+//! `podwright rm`: stops and removes. A pod goes with the `podwright run` that it belongs to, or the daemon removes it.
 
 use super::find::{self, Target};
 use super::stop::{self, Document};
@@ -37,13 +37,16 @@ pub(super) fn run(args: &RmArgs, session: &Session) -> Result<u8> {
             )));
         }
         let mut document = Document::default();
+        let (of_daemon, targets): (Vec<_>, Vec<_>) = targets.into_iter().partition(stop::is_daemons);
         for target in &targets {
             if let Target::Container(found, container) = target {
                 found.engine.remove_container(&container.record.id).await?;
                 document.stopped.push(stop::name(target));
             }
         }
-        stop::stop_pods(&all, &targets, args.force.then_some(Duration::ZERO), &mut document)?;
+        let grace = args.force.then_some(Duration::ZERO);
+        stop::stop_pods(&all, &targets, grace, &mut document)?;
+        stop::ask_daemon(session, &of_daemon, grace, true, &mut document).await?;
         Ok(document)
     })?;
     match session.format {

@@ -1,14 +1,17 @@
-//! `podwright run`: runs a manifest with an engine of its own.
+//! `podwright run`: runs a manifest, by the daemon when one is up, else with an engine of its own.
 
 use super::console::Console;
-use super::{Session, node, require_root, units};
-use crate::agent::convert::{self, PodPlan};
+use super::remote::Daemon;
+use super::{Session, output, require_root, units};
+use crate::agent::host::{self, Manner};
 use crate::agent::manifest::{self, Manifest};
+use crate::agent::node;
 use crate::agent::problem::ManifestErrors;
-use crate::agent::runner::{self, Ask, Outcome};
+use crate::agent::runner::Ask;
 use crate::engine::{Engine, Options, sweep};
 use crate::error::{Context, Error, Kind, Result};
-use crate::id::{InstanceId, PodId};
+use crate::id::InstanceId;
+use crate::ownapi::{self, Pods};
 use crate::state::paths::Paths;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,18 +78,44 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
             "run --detach: nobody would restart the pod; start `podwright daemon` first (not in this version)";
         return Err(Error::unsupported(message));
     }
-    let manifests = args.files.iter().map(|file| read(file, args.template)).collect::<Result<Vec<_>>>()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
-    runtime.block_on(host(args, session, &manifests, timeout))
+    let files = args.files.iter().map(|file| bytes(file)).collect::<Result<Vec<_>>>()?;
+    let manifests = files.iter().map(|(name, bytes)| read(bytes, name, args.template)).collect::<Result<Vec<_>>>()?;
+    super::runtime()?.block_on(async {
+        let daemon = if args.no_daemon { None } else { Daemon::find(session).await? };
+        match daemon {
+            Some(daemon) => ask(daemon, args, files, &manifests, timeout).await,
+            None => host(args, session, &manifests, timeout).await,
+        }
+    })
 }
 
-/// Reads and checks a manifest.
+/// Lets a daemon run the pods.
+async fn ask(
+    daemon: Daemon,
+    args: &RunArgs,
+    files: Vec<(String, Vec<u8>)>,
+    manifests: &[Manifest],
+    timeout: Option<Duration>,
+) -> Result<u8> {
+    let socket = daemon.socket().display();
+    output::note(&format!("podwright: the daemon on {socket} runs it (--no-daemon: this command would)"));
+    let pods = Pods {
+        manifests: files.into_iter().map(|(name, text)| ownapi::Manifest { name, text }).collect(),
+        templates: args.template,
+        log_root: if args.keep { KEPT_LOGS.to_owned() } else { String::new() },
+    };
+    let names = names(manifests);
+    let (ask, asked) = watch::channel(Ask::Run);
+    let running = daemon.run(pods, || Arc::new(Console::new(&names, args.quiet)), asked);
+    supervise(timeout, &ask, running).await
+}
+
+/// Checks a manifest.
 ///
 /// # Errors
-/// `NotFound` for the file; `InvalidArgument` with a line for everything that is wrong in it.
-fn read(file: &Path, templates: bool) -> Result<Manifest> {
-    let (name, bytes) = bytes(file)?;
-    let manifest = load(&bytes, &name, templates)?;
+/// `InvalidArgument` with a line for everything that is wrong in it.
+fn read(bytes: &[u8], name: &str, templates: bool) -> Result<Manifest> {
+    let manifest = load(bytes, name, templates)?;
     if manifest.pods.is_empty() {
         return Err(Error::invalid(format!("{name}: no pod in it; nothing to run")));
     }
@@ -135,60 +163,47 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
     })
 }
 
+/// The names of all containers, to tell their lines apart.
+fn names(manifests: &[Manifest]) -> Vec<String> {
+    let pods = manifests.iter().flat_map(|m| &m.pods);
+    pods.flat_map(|p| p.spec.init_containers.iter().chain(&p.spec.containers)).map(|c| c.name.clone()).collect()
+}
+
+/// Hosts the engine in this process.
 async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest], timeout: Option<Duration>) -> Result<u8> {
     sweep::sweep_dead(&options(session, None)?).await?;
     let instance = InstanceId::random();
     let engine = Engine::open(options(session, Some(instance.clone()))?)?;
-    let mut plans = Vec::new();
-    for manifest in manifests {
-        for (index, pod) in manifest.pods.iter().enumerate() {
-            let id = PodId::random();
-            let salt = format!("{instance}/{index}");
-            let mut facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network)?;
-            if args.keep {
-                facts.log_root = Some(KEPT_LOGS.into());
-            }
-            let plan = convert::plan(manifest, index, &facts)?;
-            check_images(&engine, &plan)?;
-            plans.push((id, plan));
-        }
-    }
+    let log_root = args.keep.then(|| KEPT_LOGS.into());
+    let plans = host::plan(&engine, manifests, &Manner { salt: instance.to_string(), log_root, foreground: false })?;
+    let names = names(manifests);
     let (ask, asked) = watch::channel(Ask::Run);
-    let names: Vec<String> =
-        plans.iter().flat_map(|(_, p)| p.containers.iter().map(|c| c.config.name.clone())).collect();
-    let mut pods = JoinSet::new();
-    for (n, (id, plan)) in plans.into_iter().enumerate() {
+    let running = host::run(&engine, plans, |_| {
         // One for each pod: containers of two pods may have the same name.
-        let console = Arc::new(Console::new(&names, args.quiet));
-        let (engine, asked) = (engine.clone(), asked.clone());
-        pods.spawn(async move { (n, runner::run(&engine, id, &plan, console, asked).await) });
-    }
-    let code = supervise(timeout, pods, &ask).await;
+        (Arc::new(Console::new(&names, args.quiet)), asked.clone())
+    });
+    let code = supervise(timeout, &ask, running).await;
     sweep::release(&engine).await?;
     code
 }
 
-/// Waits for all pods, passing on what the user asks meanwhile.
+/// Waits for the pods, passing on what the user asks meanwhile.
 async fn supervise(
     timeout: Option<Duration>,
-    mut pods: JoinSet<(usize, Result<Outcome>)>,
     ask: &watch::Sender<Ask>,
+    running: impl Future<Output = Result<u8>>,
 ) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
     let mut deadline = timeout.map(|t| Box::pin(tokio::time::sleep(t)));
     let mut asked_code = None;
-    let mut ended: Vec<(usize, Result<Outcome>)> = Vec::new();
     let next = |ask: &watch::Sender<Ask>| {
         ask.send_modify(|ask| *ask = if *ask == Ask::Run { Ask::Stop } else { Ask::Kill });
     };
+    tokio::pin!(running);
     loop {
         tokio::select! {
-            pod = pods.join_next() => match pod {
-                Some(Ok(pod)) => ended.push(pod),
-                Some(Err(e)) => ended.push((usize::MAX, Err(Error::internal(format!("a pod's task ended: {e}"))))),
-                None => break,
-            },
+            ended = &mut running => return ended.map(|code| asked_code.unwrap_or(code)),
             _ = interrupt.recv() => { asked_code = Some(INTERRUPTED); next(ask); }
             _ = terminate.recv() => next(ask),
             () = async { match &mut deadline { Some(d) => d.await, None => std::future::pending().await } } => {
@@ -198,29 +213,4 @@ async fn supervise(
             }
         }
     }
-    ended.sort_by_key(|(n, _)| *n);
-    let mut code = 0;
-    let mut errors = Vec::new();
-    for (_, end) in ended {
-        match end {
-            Ok(outcome) if code == 0 => code = u8::try_from(outcome.code).unwrap_or(u8::MAX),
-            Ok(_) => {}
-            Err(e) => errors.push(e),
-        }
-    }
-    match Error::collect(errors) {
-        Some(e) => Err(e),
-        None => Ok(asked_code.unwrap_or(code)),
-    }
-}
-
-/// Every image must be there before anything is made: this version does not pull.
-fn check_images(engine: &Engine, plan: &PodPlan) -> Result<()> {
-    for container in &plan.containers {
-        engine
-            .images()
-            .lookup(&container.config.image)
-            .context(|| format!("pod {:?}, container {:?}", plan.config.name, container.config.name))?;
-    }
-    Ok(())
 }

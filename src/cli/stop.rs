@@ -1,14 +1,16 @@
-//! `podwright stop`: graceful stop. A pod belongs to a `podwright run`, so that is what is asked to stop it; a container
-//! is stopped by its pod's shim.
+//! `podwright stop`: graceful stop. A pod belongs to a daemon or a `podwright run`, so that is what is asked to stop it; a container of
+//! a `run` is stopped by its pod's shim.
 
 use super::find::{self, Found, Target};
 use super::output::{self, Format};
+use super::remote::Daemon;
 use super::{Session, status, units};
 use crate::engine::query::ContainerStatus;
 use crate::engine::signal::SIGTERM;
 use crate::engine::sweep;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::InstanceId;
+use crate::ownapi::StopRequest;
 use crate::sys;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -27,7 +29,7 @@ const SECOND_SIGNAL: Duration = Duration::from_millis(200);
 
 /// Stops pods or containers: the stop signal, then SIGKILL when the grace period is over
 ///
-/// A pod that has stopped is removed by the `podwright run` that it belongs to. A container may be started again, as its pod's
+/// A pod that has stopped is removed by the `podwright run` that it belongs to; one that was made through the CRI is not. A container may be started again, as its pod's
 /// restart policy says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -53,6 +55,7 @@ pub(super) fn run(args: &StopArgs, session: &Session) -> Result<u8> {
         let all = find::all(session).await?;
         let targets = find::targets(&all, &args.targets)?;
         let mut document = Document::default();
+        let (of_daemon, targets): (Vec<_>, Vec<_>) = targets.into_iter().partition(is_daemons);
         for target in &targets {
             if let Target::Container(found, container) = target {
                 stop_container(found, container, grace).await?;
@@ -60,6 +63,7 @@ pub(super) fn run(args: &StopArgs, session: &Session) -> Result<u8> {
             }
         }
         stop_pods(&all, &targets, grace, &mut document)?;
+        ask_daemon(session, &of_daemon, grace, false, &mut document).await?;
         Ok::<_, Error>(document)
     })?;
     print(session, &document, "stopped")
@@ -95,6 +99,44 @@ async fn stop_container(found: &Found, container: &ContainerStatus, grace: Optio
             "{name} will be started again: its pod's restart policy is Always; `podwright stop {}` stops the pod",
             found.name()
         ));
+    }
+    Ok(())
+}
+
+pub(super) fn is_daemons(target: &Target) -> bool {
+    match target {
+        Target::Pod(found) | Target::Container(found, _) => found.is_daemons(),
+    }
+}
+
+/// Lets the daemon stop what is its own, and remove it if that is asked for.
+pub(super) async fn ask_daemon(
+    session: &Session,
+    targets: &[Target],
+    grace: Option<Duration>,
+    remove: bool,
+    document: &mut Document,
+) -> Result<()> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = targets.iter().map(name).collect();
+    let doing = || format!("stop {}", names.join(", "));
+    let Some(mut daemon) = Daemon::find(session).await.context(doing)? else {
+        let remedy = "start `podwright daemon`, which finds what runs";
+        return Err(Error::new(Kind::Unavailable, format!("the daemon that it belongs to is not up: {remedy}")))
+            .context(doing);
+    };
+    for (target, name) in targets.iter().zip(&names) {
+        let (found, container) = match target {
+            Target::Pod(found) => (found, String::new()),
+            Target::Container(found, container) => (found, container.record.id.to_string()),
+        };
+        let grace = grace.unwrap_or_else(|| status::grace(&found.pod.record.config));
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let pod = found.pod.record.id.to_string();
+        daemon.stop(StopRequest { pod, container, grace_ms, remove }).await.context(|| format!("stop {name}"))?;
+        document.stopped.push(name.clone());
     }
     Ok(())
 }

@@ -62,6 +62,7 @@ pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, hos
         sysctls: linux.sysctls,
         cgroup: cgroup(linux.cgroup_parent)?,
         runtime_handler,
+        foreground: false,
         port_mappings: port_mappings.into_iter().map(port_mapping).collect::<Result<_>>()?,
     })
 }

@@ -28,7 +28,7 @@ mod stats;
 mod status;
 mod usage;
 
-pub use serve::serve;
+pub use serve::{Extra, serve};
 
 use crate::criapi::AuthConfig;
 use crate::engine::Engine;
@@ -152,12 +152,12 @@ fn gone_is_done(result: Result<()>) -> Result<()> {
 }
 
 /// Waits until the server is to end.
-async fn until_closing(closing: &mut watch::Receiver<bool>) {
+pub(crate) async fn until_closing(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await; // an error: who would say so is gone, which is the end as well
 }
 
 /// The answer of a method.
-fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
+pub(crate) fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|e| status::status(&e))
 }
 

@@ -1,4 +1,5 @@
-//! The connections: HTTP/2 without TLS on a unix socket, two services to choose from by their path.
+//! The connections: HTTP/2 without TLS on a unix socket, services to choose from by their path: the two of the CRI, and one of the
+//! daemon's own.
 
 use super::{Cri, status};
 use crate::criapi::image_service_server::{self, ImageServiceServer};
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::Service;
+use tonic::server::NamedService;
 
 /// The longest request, in bytes: what clients take for an answer, both ways.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -23,29 +25,51 @@ const MAX_CONNECTIONS: usize = 256;
 /// How long calls may go on when the server is to end; what they began ends after it in any case, or is found by the next server.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Which service a call is for, by its path.
-#[derive(Clone)]
-struct Services {
-    runtime: RuntimeServiceServer<Cri>,
-    images: ImageServiceServer<Cri>,
+/// A service beside those of the CRI.
+pub trait Extra:
+    Service<http::Request<Incoming>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+    + NamedService
+    + Clone
+    + Send
+    + 'static
+{
 }
 
-impl Services {
+impl<S> Extra for S where
+    S: Service<http::Request<Incoming>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+        + NamedService
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Which service a call is for, by its path.
+#[derive(Clone)]
+struct Services<S> {
+    runtime: RuntimeServiceServer<Cri>,
+    images: ImageServiceServer<Cri>,
+    extra: S,
+}
+
+impl<S: Extra> Services<S> {
     async fn call(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
         match service {
             runtime_service_server::SERVICE_NAME => self.runtime.call(request).await,
             image_service_server::SERVICE_NAME => self.images.call(request).await,
+            name if name == S::NAME => self.extra.call(request).await,
             other => Ok(status::unimplemented(&format!("service {other}")).into_http()),
         }
     }
 }
 
 /// Serves until `closing` becomes true, and then until all calls have ended, or long enough.
-pub async fn serve(cri: Cri, listener: UnixListener, mut closing: watch::Receiver<bool>) {
+pub async fn serve<S: Extra>(cri: Cri, extra: S, listener: UnixListener, mut closing: watch::Receiver<bool>) {
     let services = Services {
         runtime: RuntimeServiceServer::new(cri.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
         images: ImageServiceServer::new(cri).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        extra,
     };
     let mut connections = JoinSet::new();
     loop {
@@ -71,7 +95,7 @@ pub async fn serve(cri: Cri, listener: UnixListener, mut closing: watch::Receive
     }
 }
 
-async fn connection(stream: UnixStream, services: Services, mut closing: watch::Receiver<bool>) {
+async fn connection<S: Extra>(stream: UnixStream, services: Services<S>, mut closing: watch::Receiver<bool>) {
     let service = hyper::service::service_fn(move |request| services.clone().call(request));
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.max_concurrent_streams(MAX_STREAMS);

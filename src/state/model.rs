@@ -34,6 +34,10 @@ pub struct PodConfig {
     /// CRI runtime handler; empty is the built-in one.
     pub runtime_handler: String,
     pub port_mappings: Vec<PortMapping>,
+    /// It lives by a `podwright run` that a daemon serves: no other process will supervise it when that daemon has died. Not an
+    /// annotation, which anybody may give a pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreground: bool,
 }
 
 /// Whose cgroup the pod lives in.

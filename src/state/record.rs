@@ -228,6 +228,13 @@ pub struct ExitRecord {
 }
 record!(ExitRecord, "exit");
 
+impl ExitRecord {
+    /// There is nothing that a person should know: one that exits 0 may still have lost a child to its memory limit, or left a message.
+    pub fn is_uneventful(&self) -> bool {
+        self.status == ExitStatus::Exited(0) && self.oom.is_none() && self.message.is_empty()
+    }
+}
+
 /// `resources.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourcesRecord {

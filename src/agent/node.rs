@@ -1,7 +1,7 @@
 //! What of this host a plan depends on, gathered: `run`, `check` and `verify` see the same.
 
-use crate::agent::convert::NodeFacts;
-use crate::agent::resources::NodeResources;
+use super::convert::NodeFacts;
+use super::resources::NodeResources;
 use crate::cgroup::compare;
 use crate::error::{Context, Result};
 use crate::id::PodId;
@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// `Internal` when /proc cannot be read.
-pub(super) fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool) -> Result<NodeFacts> {
+pub fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool) -> Result<NodeFacts> {
     let host_ips: Vec<String> = host_ips().iter().map(IpAddr::to_string).collect();
     Ok(NodeFacts {
         node_name: name()?,
@@ -35,7 +35,7 @@ pub(super) fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool) 
 ///
 /// # Errors
 /// `Internal` when /proc cannot be read.
-pub(super) fn name() -> Result<String> {
+pub fn name() -> Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context(|| "read /proc/sys/kernel/hostname")?;
     Ok(name.trim().to_owned())
 }
