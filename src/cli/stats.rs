@@ -60,9 +60,12 @@ struct Subject {
 
 impl Subject {
     fn read(&self) -> Result<Option<Stats>> {
+        let engine = &self.found.engine;
         let read = match &self.container {
-            None => self.found.engine.pod_stats(&self.found.pod.record.id),
-            Some(container) => self.found.engine.container_stats(&container.record.id),
+            None => engine.pod_stats(&self.found.pod),
+            Some(container) => {
+                engine.container_status(&container.record.id).and_then(|now| engine.container_stats(&now))
+            }
         };
         match read {
             // It has ended meanwhile.

@@ -26,17 +26,17 @@ pub(super) fn pod_state(pod: &PodStatus) -> PodSandboxState {
 }
 
 /// A line of ListPodSandbox.
-pub(super) fn pod(pod: PodStatus) -> PodSandbox {
-    let state = pod_state(&pod) as i32;
-    let record = pod.record;
+pub(super) fn pod(pod: &PodStatus) -> PodSandbox {
+    let state = pod_state(pod) as i32;
+    let record = &pod.record;
     PodSandbox {
         id: record.id.to_string(),
         metadata: Some(pod_metadata(&record.config)),
         state,
         created_at: record.created_at_ns,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-        runtime_handler: record.config.runtime_handler,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.config.runtime_handler.clone(),
     }
 }
 
@@ -50,7 +50,7 @@ fn mode(mode: &NamespaceMode) -> i32 {
 }
 
 /// PodSandboxStatus. A kubelet makes a ready pod anew when its namespaces are not those it asked for.
-pub(super) fn pod_status(pod: PodStatus) -> criapi::PodSandboxStatus {
+pub(super) fn pod_status(pod: &PodStatus) -> criapi::PodSandboxStatus {
     let namespaces = &pod.record.config.namespaces;
     let options = NamespaceOption {
         network: mode(&namespaces.network),
@@ -62,14 +62,14 @@ pub(super) fn pod_status(pod: PodStatus) -> criapi::PodSandboxStatus {
     criapi::PodSandboxStatus {
         id: pod.record.id.to_string(),
         metadata: Some(pod_metadata(&pod.record.config)),
-        state: pod_state(&pod) as i32,
+        state: pod_state(pod) as i32,
         created_at: pod.record.created_at_ns,
         // Empty for the host's network, by contract; and a network of the pod's own has only its loopback in this version.
         network: Some(PodSandboxNetworkStatus::default()),
         linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options: Some(options) }) }),
-        labels: pod.record.config.labels,
-        annotations: pod.record.config.annotations,
-        runtime_handler: pod.record.config.runtime_handler,
+        labels: pod.record.config.labels.clone(),
+        annotations: pod.record.config.annotations.clone(),
+        runtime_handler: pod.record.config.runtime_handler.clone(),
     }
 }
 
@@ -263,8 +263,8 @@ mod tests {
             }),
             exit,
             child_oom: false,
-            limits: vec![],
-            warnings: vec![],
+            limits: Arc::default(),
+            warnings: Arc::default(),
             cgroup: String::new(),
         }
     }

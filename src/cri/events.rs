@@ -38,7 +38,7 @@ impl Cri {
             container_id: event.container.as_ref().map_or_else(|| event.pod.to_string(), ToString::to_string),
             container_event_type: kind as i32,
             created_at: event.at_ns,
-            pod_sandbox_status: pod.map(answer::pod_status),
+            pod_sandbox_status: pod.as_ref().map(answer::pod_status),
             containers_statuses: containers.iter().map(answer::container_status).collect(),
         }
     }

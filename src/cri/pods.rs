@@ -70,7 +70,7 @@ impl Cri {
         let info = if request.verbose { self.pod_info(&id, &status)? } else { BTreeMap::new() };
         // Without a timestamp the kubelet asks for each container itself, and believes that.
         Ok(PodSandboxStatusResponse {
-            status: Some(answer::pod_status(status)),
+            status: Some(answer::pod_status(&status)),
             info,
             containers_statuses: Vec::new(),
             timestamp: 0,
@@ -102,7 +102,7 @@ impl Cri {
                 && state.is_none_or(|state| state == answer::pod_state(pod) as i32)
                 && convert::selects(&filter.label_selector, &pod.record.config.labels)
         };
-        self.engine.list_pods().into_iter().filter(wanted).map(answer::pod).collect()
+        self.engine.list_pods().iter().filter(|p| wanted(p)).map(answer::pod).collect()
     }
 
     /// The kubelet has changed the pod's cgroup, which is its own; podwright keeps no copy of that.

@@ -126,7 +126,7 @@ impl Cri {
     /// As [`crate::engine::Engine::container_stats`].
     fn stats_of(&self, container: &ContainerStatus) -> Result<ContainerStats> {
         let id = &container.record.id;
-        let stats = self.engine.container_stats(id)?;
+        let stats = self.engine.container_stats(container)?;
         let timestamp = self.engine.now_ns();
         let used = self.usage.of(&self.engine, id);
         let mountpoint = self.engine.paths().root.display().to_string();
@@ -169,7 +169,7 @@ impl Cri {
 
     /// One reading. Blocks.
     fn pod_stats_of(&self, pod: &PodStatus) -> Result<PodSandboxStats> {
-        let stats = self.engine.pod_stats(&pod.record.id)?;
+        let stats = self.engine.pod_stats(pod)?;
         let timestamp = self.engine.now_ns();
         let containers = self.engine.containers_of(&pod.record.id);
         let running = containers.iter().filter(|c| c.state == State::Running);
@@ -188,9 +188,9 @@ impl Cri {
     /// Every ready pod with its reading and those of its containers, for metrics. Blocks.
     pub(super) fn readings(&self) -> Vec<Reading> {
         let read = |pod: PodStatus| {
-            let stats = self.engine.pod_stats(&pod.record.id).ok()?;
+            let stats = self.engine.pod_stats(&pod).ok()?;
             let containers = self.engine.containers_of(&pod.record.id).into_iter();
-            let read = |c: ContainerStatus| match self.engine.container_stats(&c.record.id) {
+            let read = |c: ContainerStatus| match self.engine.container_stats(&c) {
                 Err(e) if e.kind() == Kind::FailedPrecondition => None, // it does not run
                 other => Some((c, other.ok()?)),
             };

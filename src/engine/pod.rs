@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 /// A pod.
 #[derive(Debug)]
 pub struct Pod {
-    pub record: PodRecord,
+    pub record: Arc<PodRecord>,
     /// Held by the verb that changes this pod.
     pub verb: tokio::sync::Mutex<()>,
     /// `None` when the shim is dead.
@@ -52,8 +52,8 @@ pub struct Facts {
     pub hung_up: bool,
     pub containers: BTreeMap<ContainerId, Container>,
     /// The limits of the pod's own cgroup, and what of them could not be enforced and was allowed not to be.
-    pub limits: Vec<Row>,
-    pub warnings: Vec<String>,
+    pub limits: Arc<[Row]>,
+    pub warnings: Arc<[String]>,
     /// Duplicates of the pause process's pidfd.
     pub sandbox_fds: Vec<OwnedFd>,
 }
@@ -69,9 +69,9 @@ pub struct Container {
     /// A process below it was killed for memory and it went on.
     pub child_oom: bool,
     /// The limits as asked, written, read back and effective.
-    pub limits: Vec<Row>,
+    pub limits: Arc<[Row]>,
     /// What could not be enforced and was allowed not to be.
-    pub warnings: Vec<String>,
+    pub warnings: Arc<[String]>,
     /// Duplicates of its pidfd and of its pipes or terminal: they survive the shim's death.
     pub fds: Vec<OwnedFd>,
 }
@@ -92,8 +92,8 @@ impl Container {
             process: None,
             exit: None,
             child_oom: false,
-            limits: Vec::new(),
-            warnings: Vec::new(),
+            limits: Arc::default(),
+            warnings: Arc::default(),
             fds: Vec::new(),
         }
     }
@@ -110,7 +110,7 @@ impl Container {
 impl Pod {
     pub fn new(record: PodRecord, child: Arc<Mutex<Option<Child>>>, flight: Option<Flight>) -> Pod {
         Pod {
-            record,
+            record: Arc::new(record),
             verb: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
             child,

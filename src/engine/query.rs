@@ -15,11 +15,11 @@ use std::sync::Arc;
 /// A pod as it is now.
 #[derive(Debug, Clone, Serialize)]
 pub struct PodStatus {
-    pub record: PodRecord,
+    pub record: Arc<PodRecord>,
     pub ready: bool,
     /// The limits of the pod's own cgroup.
-    pub limits: Vec<Row>,
-    pub warnings: Vec<String>,
+    pub limits: Arc<[Row]>,
+    pub warnings: Arc<[String]>,
     pub sandbox: Option<SandboxState>,
     /// The shim died; what it held was killed.
     pub shim_lost: bool,
@@ -36,8 +36,8 @@ pub struct ContainerStatus {
     pub exit: Option<ExitRecord>,
     pub child_oom: bool,
     /// The limits as asked, written, read back and effective.
-    pub limits: Vec<Row>,
-    pub warnings: Vec<String>,
+    pub limits: Arc<[Row]>,
+    pub warnings: Arc<[String]>,
     /// Absolute in the v2 hierarchy.
     pub cgroup: String,
 }

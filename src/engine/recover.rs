@@ -159,7 +159,7 @@ impl Engine {
                 if let Some(known) = facts.containers.get_mut(&state.container) {
                     known.process = Some(state.process);
                     known.exit = state.exit.or(known.exit.take());
-                    known.warnings = state.warnings;
+                    known.warnings = state.warnings.into();
                 }
             }
         });

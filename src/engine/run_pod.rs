@@ -251,8 +251,8 @@ impl Engine {
             let name = || format!("pod {}/{}", pod.record.config.namespace, pod.record.config.name);
             let report = self.limit(&own, &settings).context(name)?;
             pod.change(|facts| {
-                facts.limits = report.rows;
-                facts.warnings = report.warnings;
+                facts.limits = report.rows.into();
+                facts.warnings = report.warnings.into();
             });
         }
         fault::point("engine.run_pod.limits");

@@ -87,8 +87,8 @@ impl Engine {
             container.process = Some(state.process);
             // The exit may have been heard before this answer was; it stays.
             container.exit = container.exit.take().or(state.exit);
-            container.limits = report.rows;
-            container.warnings = [report.warnings, state.warnings].concat();
+            container.limits = report.rows.into();
+            container.warnings = [report.warnings, state.warnings].concat().into();
             container.fds = if container.exit.is_none() { fds } else { Vec::new() };
         });
         Ok(())

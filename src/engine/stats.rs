@@ -2,29 +2,29 @@
 
 use super::Engine;
 use super::pod::State;
+use super::query::{ContainerStatus, PodStatus};
 use crate::cgroup::stats::{Depth, Reader, Stats};
 use crate::error::{Error, Result};
-use crate::id::{ContainerId, PodId};
 
 impl Engine {
-    /// The usage of a running container.
+    /// The usage of a running container. Of one that has a status already, so that a list of all costs what it reads and no more.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` when it does not run.
-    pub fn container_stats(&self, id: &ContainerId) -> Result<Stats> {
-        let pod = self.pod_of(id)?;
-        if pod.facts().containers.get(id).map(|c| c.state()) != Some(State::Running) {
-            return Err(Error::precondition(format!("container {} does not run", id.short())));
+    /// `NotFound` when its cgroup is gone; `FailedPrecondition` when it does not run.
+    pub fn container_stats(&self, container: &ContainerStatus) -> Result<Stats> {
+        if container.state != State::Running {
+            let id = container.record.id.short();
+            return Err(Error::precondition(format!("container {id} does not run")));
         }
-        self.read_stats(&pod.container_cgroup(id))
+        self.read_stats(&container.cgroup)
     }
 
     /// The usage of a whole pod.
     ///
     /// # Errors
-    /// `NotFound`, also for a pod whose cgroup is gone.
-    pub fn pod_stats(&self, id: &PodId) -> Result<Stats> {
-        self.read_stats(&self.pod(id)?.record.cgroup)
+    /// `NotFound` when its cgroup is gone.
+    pub fn pod_stats(&self, pod: &PodStatus) -> Result<Stats> {
+        self.read_stats(&pod.record.cgroup)
     }
 
     fn read_stats(&self, path: &str) -> Result<Stats> {

@@ -47,8 +47,8 @@ impl Engine {
             if let Some(container) = facts.containers.get_mut(id) {
                 container.resources = Arc::new(resources);
                 if let Some(report) = report {
-                    container.limits = report.rows;
-                    container.warnings = report.warnings;
+                    container.limits = report.rows.into();
+                    container.warnings = report.warnings.into();
                 }
             }
         });
