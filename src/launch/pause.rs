@@ -213,6 +213,7 @@ fn wait_for_the_end(reporter: &Reporter) {
     if exec::close_all_but(&[], false).is_err() {
         clone::exit_now(1);
     }
+    crate::sys::forget_program();
     while let Ok(signal) = exec::wait_signal() {
         if matches!(signal, SIGINT | SIGTERM) {
             clone::exit_now(0);

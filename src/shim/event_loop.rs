@@ -186,10 +186,17 @@ impl Shim {
     /// Serves until the machine says exit or sweep.
     pub(super) fn run(&mut self) -> Result<Outcome> {
         let mut ready = Vec::new();
+        let mut forget = false;
         loop {
-            self.poll.epoll.wait(self.timeout(), &mut ready).context(|| "epoll_wait")?;
+            let timeout = self.timeout();
+            // At the very last: whatever runs after it is mapped again, 64 KiB at a time.
+            if std::mem::take(&mut forget) {
+                crate::sys::forget_program();
+            }
+            self.poll.epoll.wait(timeout, &mut ready).context(|| "epoll_wait")?;
             if ready.is_empty() && self.busy {
                 self.release();
+                forget = true;
             }
             for event in &ready {
                 self.dispatch(*event);

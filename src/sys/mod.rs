@@ -47,7 +47,7 @@ pub use device::{Device, device};
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
 pub use inherit::inherit_fd;
-pub use memory::{malloc_trim, memchr};
+pub use memory::{forget_program, malloc_trim, memchr};
 
 pub use param::page_bytes;
 pub use process::{append_line, is_root, kill_self, start_time};
