@@ -163,8 +163,23 @@ impl Engine {
                 }
             }
         });
+        self.read_failed_starts(pod)?;
         pod.set_shim(Some(shim));
         tokio::spawn(listen(self.clone(), Arc::downgrade(pod), heard));
+        Ok(())
+    }
+
+    /// A shim lists what it started, not what it could not start: of that there is a record, which it may have written after the records
+    /// were read and before it answered, while it still served a daemon that was dead by then.
+    fn read_failed_starts(&self, pod: &Pod) -> Result<()> {
+        let created: Vec<ContainerId> = {
+            let facts = pod.facts();
+            facts.containers.values().filter(|c| c.state() == State::Created).map(|c| c.record.id.clone()).collect()
+        };
+        for id in created {
+            let exit = record::read::<ExitRecord>(&self.paths().exit_record(pod.id(), &id))?;
+            pod.change(|facts| facts.containers.get_mut(&id).map(|container| container.exit = exit));
+        }
         Ok(())
     }
 
