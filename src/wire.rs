@@ -14,6 +14,7 @@
 //! | `StopSandbox`     |                                    | `Done`, when pause is gone |                                 |
 //! | `List`            |                                    | `List`                |                                      |
 //! | `Shutdown`        |                                    | `Done`, then it exits |                                      |
+//! | `CancelExec` (2)  |                                    | `Done`; `Exec` is answered as well, at its end |             |
 //!
 //! The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they outlive the shim.
 //! The flight recorder is opened by its path; a descriptor for it is not looked at.
@@ -28,7 +29,7 @@
 //!
 //! A frame is the length of the JSON text (u32, little endian) and the text; file descriptors ride along with the
 //! first byte (SCM_RIGHTS, unix(7)). The first message each way is `Hello` with the versions understood; both go on with the
-//! highest common one. Version 1 is the only one so far; each later release keeps the one before it.
+//! highest common one; each release keeps the one before it. (2): from version 2 on; with a shim of version 1 everything else works.
 
 use crate::error::{Error, Kind};
 use crate::id::{ContainerId, ExecId, PodId};
@@ -39,7 +40,9 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The versions of the protocol that this program understands, oldest and newest.
-pub const VERSIONS: (u32, u32) = (1, 1);
+pub const VERSIONS: (u32, u32) = (1, 2);
+/// The version from which on an exec can be cancelled.
+pub const CANCELLATION: u32 = 2;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.
@@ -99,6 +102,11 @@ pub enum Request {
     List,
     /// Refused while anything runs.
     Shutdown,
+    /// Nobody waits for that exec any more: everything in it is killed. `Done` for one that has ended, or is unknown.
+    CancelExec {
+        container: ContainerId,
+        exec: ExecId,
+    },
 }
 
 /// The pod's pause process and namespaces.

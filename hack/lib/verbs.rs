@@ -133,7 +133,7 @@ async fn round(engine: &Engine, host_network: bool) -> Result<()> {
     engine.start_container(&container).await?;
     lap("start", &mut since)?;
     let exec = ExecConfig { args: vec!["true".to_owned()], ..ExecConfig::default() };
-    let ended = engine.exec_sync(&container, exec).await?;
+    let ended = engine.exec_sync(&container, exec, std::future::pending()).await?;
     lap("exec", &mut since)?;
     if ended.status != ExitStatus::Exited(0) {
         return Err(Error::internal(format!("exec of true: {:?}", ended.status)));

@@ -13,6 +13,7 @@ use crate::id::PodId;
 use crate::state::model::{ContainerConfig, Mount};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Of a directory that is made because a mount names it, as in other runtimes.
 const SOURCE_MODE: u32 = 0o755;
@@ -115,7 +116,12 @@ impl Cri {
         let timeout = seconds("timeout", request.timeout)?;
         let config = ExecConfig { args: request.cmd, timeout, ..ExecConfig::default() };
         let engine = self.engine.clone();
-        let output = self.to_the_end(async move { engine.exec_sync(&id, config).await }).await?;
+        // Dropped with this future, when the client goes away or its deadline passes.
+        let (_waits, gone) = oneshot::channel::<()>();
+        let gone = async move {
+            let _ = gone.await; // nothing is ever sent
+        };
+        let output = self.to_the_end(async move { engine.exec_sync(&id, config, gone).await }).await?;
         Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.status.code() })
     }
 }

@@ -2,13 +2,13 @@
 
 use super::Engine;
 use super::pod::State;
-use super::shim::unexpected;
+use super::shim::{Asked, Shim, unexpected};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, ExecId};
 use crate::state::record::ExitStatus;
 use crate::sys;
-use crate::wire::{Exec, Executed, Failure, Reply, Request, UserChoice};
+use crate::wire::{CANCELLATION, Exec, Executed, Failure, Reply, Request, UserChoice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +16,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
-/// The most of each stream that ExecSync returns, in bytes: gRPC's answer to kubelet must stay below 16 MiB (CRI ExecSync).
-pub const MAX_OUTPUT_BYTES: usize = 7 << 20;
+/// The most that ExecSync returns of both streams together, in bytes: an answer of more than 16 MiB is one that clients refuse to take (CRI
+/// ExecSync), and 64 KiB are for what is around it.
+pub const MAX_OUTPUT_BYTES: usize = (16 << 20) - (64 << 10);
+/// How much of it one stream leaves to the other, in bytes: a flood on stdout must not hide what stderr says of it.
+const OTHERS_SHARE: usize = 1 << 20;
+/// How long the shim may take to kill and answer, beyond a command's own timeout.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// How much of a pipe is read at a time, in bytes: what a pipe holds, pipe(7).
 const CHUNK_BYTES: usize = 64 << 10;
 /// How long output is read after the process has ended and everything below it was killed or let go.
@@ -51,7 +56,7 @@ pub struct ExecOutput {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// Output beyond [`MAX_OUTPUT_BYTES`] was thrown away.
+    /// Output beyond [`MAX_OUTPUT_BYTES`] together was thrown away.
     pub truncated: bool,
 }
 
@@ -62,7 +67,21 @@ impl Engine {
     /// `NotFound`, `FailedPrecondition` unless it runs, `InvalidArgument` for a command that cannot be run,
     /// `DeadlineExceeded` when everything in it was killed at the deadline.
     pub async fn exec(&self, id: &ContainerId, config: ExecConfig, streams: Streams) -> Result<ExitStatus> {
-        self.try_exec(id, config, streams).await?.map_err(exec_failure)
+        self.exec_until(id, config, streams, std::future::pending()).await
+    }
+
+    /// As [`Engine::exec`], for a caller that may go away before its end: when `gone` is ready, everything in it is killed.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`]; `Unavailable` when it was cancelled.
+    pub async fn exec_until(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        streams: Streams,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<ExitStatus> {
+        self.try_exec_until(id, config, streams, gone).await?.map_err(exec_failure)
     }
 
     /// As [`Engine::exec`], with the shim's own words when the command could not be run: their errno becomes 126 or 127.
@@ -75,6 +94,16 @@ impl Engine {
         config: ExecConfig,
         streams: Streams,
     ) -> Result<std::result::Result<ExitStatus, Failure>> {
+        self.try_exec_until(id, config, streams, std::future::pending()).await
+    }
+
+    async fn try_exec_until(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        streams: Streams,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<std::result::Result<ExitStatus, Failure>> {
         let pod = self.pod_of(id)?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
         if !running {
@@ -86,10 +115,10 @@ impl Engine {
         let shim = pod.shim()?;
         let mut number = [0; 4];
         sys::random(&mut number);
-        let timeout = config.timeout;
+        let (exec, timeout) = (ExecId(u32::from_le_bytes(number)), config.timeout);
         let request = Exec {
             container: id.clone(),
-            exec: ExecId(u32::from_le_bytes(number)),
+            exec,
             args: config.args,
             env: config.env,
             cwd: config.cwd,
@@ -102,7 +131,10 @@ impl Engine {
         drop(streams); // or our own ends would keep the readers from their end-of-file
         let asked = asked?;
         fault::point("engine.exec.sent");
-        let answer = asked.answer().await?.0;
+        let answer = tokio::select! {
+            answer = within(asked, timeout) => answer?,
+            () = gone => return Err(cancel(&shim, id, exec).await),
+        };
         fault::point("engine.exec.answered");
         match answer {
             Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
@@ -119,25 +151,58 @@ impl Engine {
         }
     }
 
-    /// Runs a process to its end and returns what it wrote (CRI ExecSync).
+    /// Runs a process to its end and returns what it wrote (CRI ExecSync). When `gone` is ready, nobody waits for it any more.
     ///
     /// # Errors
-    /// As [`Engine::exec`].
-    pub async fn exec_sync(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecOutput> {
+    /// As [`Engine::exec_until`].
+    pub async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<ExecOutput> {
         let stdin = std::fs::File::open("/dev/null").context(|| "open /dev/null")?;
         let (out_reader, out_writer) = std::io::pipe().context(|| "pipe")?;
         let (err_reader, err_writer) = std::io::pipe().context(|| "pipe")?;
         let streams = Streams { stdin: stdin.into(), stdout: out_writer.into(), stderr: err_writer.into() };
-        let (out, err) = (Capture::default(), Capture::default());
+        let captured = Captured::default();
         let mut readers = JoinSet::new();
-        readers.spawn(out.clone().read(out_reader.into()));
-        readers.spawn(err.clone().read(err_reader.into()));
-        let status = self.exec(id, config, streams).await?;
+        readers.spawn(captured.clone().read(Stream::Stdout, out_reader.into()));
+        readers.spawn(captured.clone().read(Stream::Stderr, err_reader.into()));
+        let status = self.exec_until(id, config, streams, gone).await?;
         // A grandchild that went into the background may hold the pipes for ever: what is there by then is what is returned.
         let all_read = async { while readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN_WAIT, all_read).await; // the readers end with the set, either way
-        let (out, err) = (out.take(), err.take());
-        Ok(ExecOutput { status, truncated: out.cut || err.cut, stdout: out.bytes, stderr: err.bytes })
+        let Output { streams: [stdout, stderr], cut: truncated } = captured.take();
+        Ok(ExecOutput { status, truncated, stdout, stderr })
+    }
+}
+
+/// The answer of the shim, which kills what goes on beyond its timeout; zero is none.
+async fn within(asked: Asked, timeout: Duration) -> Result<Reply> {
+    if timeout.is_zero() {
+        return Ok(asked.answer().await?.0);
+    }
+    match tokio::time::timeout(timeout.saturating_add(ANSWER_WAIT), asked.answer()).await {
+        Ok(answer) => Ok(answer?.0),
+        Err(_) => Err(Error::new(
+            Kind::DeadlineExceeded,
+            "the pod's shim does not answer: whether the command has ended is not known",
+        )),
+    }
+}
+
+/// Ends an exec that nobody waits for. A shim of an older version cannot: there it ends at its own timeout.
+async fn cancel(shim: &Shim, container: &ContainerId, exec: ExecId) -> Error {
+    let what = format!("{exec} in container {}: whoever asked for it has gone", container.short());
+    if shim.version() < CANCELLATION {
+        return Error::new(Kind::Unavailable, format!("{what}, and its shim is of a version that does not end it"));
+    }
+    let request = Request::CancelExec { container: container.clone(), exec };
+    match tokio::time::timeout(ANSWER_WAIT, shim.done(request, &[])).await {
+        Ok(Ok(())) => Error::new(Kind::Unavailable, format!("{what}, and it was killed")),
+        Ok(Err(e)) => e.context(what),
+        Err(_) => Error::new(Kind::Unavailable, format!("{what}, and its shim does not answer")),
     }
 }
 
@@ -145,19 +210,37 @@ fn exec_failure(failure: Failure) -> Error {
     Error::from(failure).context("exec")
 }
 
-/// One stream as it is read: shared, so that what arrived by a deadline is there.
+/// Which stream.
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Stdout = 0,
+    Stderr = 1,
+}
+
+/// Both streams as they are read: shared, so that what arrived by a deadline is there.
 #[derive(Debug, Clone, Default)]
-struct Capture(Arc<Mutex<Captured>>);
+struct Captured(Arc<Mutex<Output>>);
 
 #[derive(Debug, Default)]
-struct Captured {
-    bytes: Vec<u8>,
+struct Output {
+    streams: [Vec<u8>; 2],
     cut: bool,
 }
 
-impl Capture {
+impl Output {
+    /// Takes what there is room for.
+    fn push(&mut self, stream: Stream, bytes: &[u8]) {
+        let (own, other) = (stream as usize, 1 - stream as usize);
+        let others = self.streams[other].len().max(OTHERS_SHARE);
+        let room = (MAX_OUTPUT_BYTES - others).saturating_sub(self.streams[own].len());
+        self.streams[own].extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.cut |= bytes.len() > room;
+    }
+}
+
+impl Captured {
     /// Reads until end-of-file; beyond the bound it still reads, so that the writer is not stopped by a full pipe.
-    async fn read(self, fd: OwnedFd) -> Result<()> {
+    async fn read(self, stream: Stream, fd: OwnedFd) -> Result<()> {
         let mut pipe = pipe::Receiver::from_owned_fd(fd).context(|| "watch a pipe")?;
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -165,14 +248,36 @@ impl Capture {
             if n == 0 {
                 return Ok(());
             }
-            let mut captured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = MAX_OUTPUT_BYTES - captured.bytes.len();
-            captured.bytes.extend_from_slice(&chunk[..n.min(room)]);
-            captured.cut |= n > room;
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(stream, &chunk[..n]);
         }
     }
 
-    fn take(&self) -> Captured {
+    fn take(&self) -> Output {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_streams_together_fit_an_answer_and_neither_takes_all_of_it() {
+        let flood = vec![b'x'; MAX_OUTPUT_BYTES + 1];
+        for (first, second) in [(Stream::Stdout, Stream::Stderr), (Stream::Stderr, Stream::Stdout)] {
+            let mut output = Output::default();
+            output.push(first, &flood);
+            assert_eq!((output.streams[first as usize].len(), output.cut), (MAX_OUTPUT_BYTES - OTHERS_SHARE, true));
+            output.push(second, &flood);
+            assert_eq!(output.streams[second as usize].len(), OTHERS_SHARE);
+            output.push(first, b"more");
+            assert_eq!(output.streams.iter().map(Vec::len).sum::<usize>(), MAX_OUTPUT_BYTES);
+        }
+        let mut output = Output::default();
+        output.push(Stream::Stdout, b"a little");
+        assert!(!output.cut);
+        output.push(Stream::Stderr, &flood);
+        output.push(Stream::Stdout, &flood);
+        assert_eq!(output.streams.iter().map(Vec::len).sum::<usize>(), MAX_OUTPUT_BYTES);
     }
 }

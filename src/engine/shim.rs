@@ -37,10 +37,12 @@ type Answer = (Reply, Vec<OwnedFd>);
 struct Shared {
     socket: tokio::net::UnixStream,
     /// Taken while one frame is written, for frames must not mix.
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
     /// Who waits for which answer; `None` when the shim has hung up.
     waiting: Mutex<Option<HashMap<u32, oneshot::Sender<Answer>>>>,
     next: AtomicU32,
+    /// What both speak; 0 until the shim has said.
+    version: AtomicU32,
 }
 
 /// A connection to a pod's shim.
@@ -148,9 +150,10 @@ impl Shim {
         socket.set_nonblocking(true).context(|| "make the shim's socket non-blocking")?;
         let shared = Arc::new(Shared {
             socket: tokio::net::UnixStream::from_std(socket).context(|| "watch the shim's socket")?,
-            writing: tokio::sync::Mutex::new(()),
+            writing: Arc::default(),
             waiting: Mutex::new(Some(HashMap::new())),
             next: AtomicU32::new(1),
+            version: AtomicU32::new(0),
         });
         let reader = shared.clone();
         tokio::spawn(async move {
@@ -177,7 +180,13 @@ impl Shim {
     /// # Errors
     /// `Unavailable` when the shim hung up.
     pub async fn greet(&self, owner: bool) -> Result<Greeting> {
-        Ok(Greeting(self.send(Request::Hello { versions: wire::VERSIONS, owner }, &[]).await?))
+        let asked = self.send(Request::Hello { versions: wire::VERSIONS, owner }, &[]).await?;
+        Ok(Greeting { asked, shim: self.clone() })
+    }
+
+    /// The version of the protocol that both speak; 0 before the greeting was answered.
+    pub fn version(&self) -> u32 {
+        self.shared.version.load(Ordering::Relaxed)
     }
 
     /// Sends a request and waits for its answer; a `Failed` becomes an error.
@@ -219,7 +228,7 @@ impl Shim {
         let frame = wire::encode(&ToShim { id, request })?;
         let (sender, answer) = oneshot::channel();
         self.shared.waiting().as_mut().ok_or_else(shim_is_gone)?.insert(id, sender);
-        if let Err(e) = self.shared.write(&frame, fds).await {
+        if let Err(e) = self.shared.write(frame, fds).await {
             if let Some(waiting) = self.shared.waiting().as_mut() {
                 waiting.remove(&id);
             }
@@ -245,7 +254,10 @@ impl Asked {
 
 /// A greeting that the shim has yet to answer.
 #[derive(Debug)]
-pub struct Greeting(Asked);
+pub struct Greeting {
+    asked: Asked,
+    shim: Shim,
+}
 
 impl Greeting {
     /// Waits for the answer: which version both speak.
@@ -253,8 +265,12 @@ impl Greeting {
     /// # Errors
     /// `Unsupported` without a common version; `Unavailable` when the shim hung up.
     pub async fn answered(self) -> Result<()> {
-        match self.0.answer().await?.0 {
-            Reply::Hello { version, .. } => wire::negotiate((version, version)).map(|_| ()),
+        match self.asked.answer().await?.0 {
+            Reply::Hello { version, .. } => {
+                let version = wire::negotiate((version, version))?;
+                self.shim.shared.version.store(version, Ordering::Relaxed);
+                Ok(())
+            }
             Reply::Failed(failure) => Err(failure.into()),
             other => Err(unexpected(&other)),
         }
@@ -275,18 +291,37 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn write(&self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let _one_frame = self.writing.lock().await;
-        let mut sent = 0;
+    /// Writes a whole frame, whether or not the caller goes on waiting for that: half of one would be the end of the connection.
+    async fn write(self: &Arc<Self>, frame: Vec<u8>, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let one_frame = self.writing.clone().lock_owned().await;
+        let sent = match self.socket.try_io(Interest::WRITABLE, || sys::socket::sendmsg(&self.socket, &frame, fds)) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => 0,
+            sent => sent.context(|| "send to the shim").map_err(|e| e.with_kind(Kind::Unavailable))?,
+        };
+        if sent == frame.len() {
+            return Ok(());
+        }
+        let riding = if sent == 0 { fds } else { &[] };
+        let riding = riding.iter().map(BorrowedFd::try_clone_to_owned).collect::<std::io::Result<Vec<_>>>();
+        let (shared, riding) = (self.clone(), riding.context(|| "dup what rides along")?);
+        let rest = tokio::spawn(async move {
+            let written = shared.write_from(&frame, sent, riding).await;
+            drop(one_frame);
+            written
+        });
+        rest.await.map_err(|e| Error::internal(format!("a writer ended: {e}")))?
+    }
+
+    async fn write_from(&self, frame: &[u8], mut sent: usize, fds: Vec<OwnedFd>) -> Result<()> {
+        let mut riding: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         while sent < frame.len() {
-            let riding = if sent == 0 { fds } else { &[] };
-            let n = self
+            sent += self
                 .socket
-                .async_io(Interest::WRITABLE, || sys::socket::sendmsg(&self.socket, &frame[sent..], riding))
+                .async_io(Interest::WRITABLE, || sys::socket::sendmsg(&self.socket, &frame[sent..], &riding))
                 .await
                 .context(|| "send to the shim")
                 .map_err(|e| e.with_kind(Kind::Unavailable))?;
-            sent += n;
+            riding.clear(); // they went with the first byte
         }
         Ok(())
     }

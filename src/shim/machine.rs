@@ -227,7 +227,7 @@ impl Machine {
                 Some(Phase::Ended | Phase::Failed) => Ok(Accept::Do),
                 Some(_) => Err(Error::precondition(format!("container {} runs; stop it first", container.short()))),
             },
-            Request::StopSandbox => Ok(Accept::Do),
+            Request::StopSandbox | Request::CancelExec { .. } => Ok(Accept::Do),
             Request::Shutdown => self.accept_shutdown(),
         }
     }
@@ -460,6 +460,15 @@ impl Machine {
             actions.push(Action::RemoveExec(key.clone()));
         }
         actions
+    }
+
+    /// Nobody waits for an exec any more: it ends as at its deadline.
+    pub fn cancel_exec(&mut self, key: &ExecKey, now: Instant) -> Vec<Action> {
+        let Some(Exec::Running { deadline, killed: killed @ false, .. }) = self.execs.get_mut(key) else {
+            return Vec::new();
+        };
+        (*killed, *deadline) = (true, Some(now + KILL_GRACE));
+        vec![Action::KillExec(key.clone(), "cancelled")]
     }
 
     /// Nothing is left in an exec's cgroup.

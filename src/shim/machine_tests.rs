@@ -349,6 +349,20 @@ fn an_exec_is_killed_when_whoever_asked_for_it_hangs_up_and_its_cgroup_goes() {
 }
 
 #[test]
+fn a_cancelled_exec_is_killed_and_answered_once() {
+    let mut machine = up("a");
+    let (key, now) = ((id('a'), ExecId(1)), Instant::now());
+    machine.exec_started(key.clone(), ticket(1), None);
+    assert_eq!(told(&machine.cancel_exec(&key, now)), ["kill exec-1 of a"]);
+    assert!(machine.cancel_exec(&key, now).is_empty(), "twice is as once");
+    assert_eq!(machine.next_deadline(), Some(now + KILL_GRACE), "whether it dies or not, it is answered");
+    let ended = told(&machine.exec_ended(&key, ExitStatus::Signaled(9), false));
+    assert_eq!(ended, ["executed 1 137 timed out", "remove exec-1 of a"]);
+    machine.exec_removed(&key);
+    assert!(machine.cancel_exec(&key, now).is_empty(), "it has ended");
+}
+
+#[test]
 fn an_exec_that_has_been_answered_has_no_deadline() {
     let now = Instant::now();
     let mut machine = up("a");

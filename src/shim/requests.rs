@@ -95,6 +95,11 @@ impl Shim {
                 self.apply(actions);
                 return None;
             }
+            Request::CancelExec { container, exec } => {
+                let actions = self.machine.cancel_exec(&(container, exec), Instant::now());
+                self.apply(actions);
+                done()
+            }
             Request::List => Ok((self.machine.list(), Vec::new())),
             Request::Shutdown => {
                 self.note("shut down");

@@ -187,7 +187,9 @@ impl Pod {
     /// A pod with its sandbox.
     pub fn up(binary: &Path, instance: Option<&str>) -> Pod {
         let mut pod = Pod::born(binary, instance);
-        assert!(matches!(pod.client.hello(instance.is_some()), Reply::Hello { version: 1, .. }));
+        assert!(
+            matches!(pod.client.hello(instance.is_some()), Reply::Hello { version, .. } if version == wire::VERSIONS.1)
+        );
         match pod.sandbox() {
             Reply::Sandbox(_) => pod,
             other => panic!("{other:?}"),
