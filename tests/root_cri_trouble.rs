@@ -7,6 +7,7 @@ use fixtures::cri::{Node, script};
 use fixtures::machine::{PATIENCE, until};
 use podwright::criapi::*;
 use std::time::{Duration, Instant};
+use tonic::Code;
 
 /// Asserts that no process of that command line is there, soon.
 fn gone(command: &str) {
@@ -113,5 +114,152 @@ async fn a_retry_after_a_deadline_gets_what_the_first_call_made() {
     assert_eq!(node.pods(PodSandboxFilter::default()).await.len(), 1);
     assert_eq!(node.containers(ContainerFilter::default()).await.len(), 7);
     node.remove_pod(&ids[0]).await.expect("remove");
+    node.assert_clean().await;
+}
+
+/// The value of a key in what the runtime says of itself.
+async fn info(node: &mut Node, key: &str) -> serde_json::Value {
+    let status = node.runtime.status(StatusRequest { verbose: true }).await.expect("status").into_inner();
+    serde_json::from_str::<serde_json::Value>(&status.info["podwright"]).expect("JSON")[key].clone()
+}
+
+fn remove_image() -> RemoveImageRequest {
+    RemoveImageRequest { image: Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() }) }
+}
+
+#[tokio::test]
+async fn a_pod_record_that_cannot_be_read_is_shown_and_kept_and_blocks_no_other_pod() {
+    let mut node = Node::new().await;
+    let (a, in_a) = node.pod_with("a", "sleep 1000").await;
+    let (b, in_b) = node.pod_with("b", "sleep 1000").await;
+    let record = node.machine.state().join("pods").join(&b).join("pod.json");
+    let whole = std::fs::read(&record).expect("record");
+    let before = node.status(&in_b).await.expect("status");
+    for broken in [&whole[..whole.len() / 2], &b"\0\0\0\0"[..], br#"{"version":99,"kind":"pod"}"#] {
+        node.kill();
+        std::fs::write(&record, broken).expect("write");
+        node.start();
+        let listed: Vec<String> = node.pods(PodSandboxFilter::default()).await.into_iter().map(|p| p.id).collect();
+        assert_eq!(listed, std::slice::from_ref(&a), "the other one is as before");
+        assert_eq!(node.exec(&in_a, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
+        let (fresh, _) = node.pod_with("c", "sleep 1000").await;
+        node.remove_pod(&fresh).await.expect("remove");
+
+        let shown = info(&mut node, "unreadable").await;
+        assert_eq!(shown[0]["path"].as_str(), record.to_str(), "{shown}");
+        assert_eq!(std::fs::read(&record).expect("it is there"), broken, "neither removed nor written");
+        for refused in [node.stop_pod(&b).await, node.remove_pod(&b).await, node.pod_status(&b).await.map(|_| ())] {
+            let refused = refused.expect_err("what it is cannot be known");
+            assert!(refused.code() == Code::Internal && refused.message().contains("pod.json"), "{refused:?}");
+        }
+        // What it uses is not known: nothing is removed, and everything is listed.
+        let images = node.images.list_images(ListImagesRequest::default()).await.expect("list").into_inner().images;
+        assert_eq!(images.len(), 1);
+        let refused = node.images.remove_image(remove_image()).await.expect_err("it may be in use");
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        let listed = fixtures::machine::ask(&node.machine, &["images"]);
+        assert!(listed.code(0).stdout.contains("busybox") && listed.stderr.contains("pod.json"), "{listed:?}");
+        fixtures::machine::ask(&node.machine, &["prune"]).refused(&["pod.json", "nothing is removed"]);
+    }
+    let said = node.stop().await;
+    assert!(said.contains("ERROR") && said.contains("pod.json"), "{said}");
+    std::fs::write(&record, whole).expect("repair");
+    node.start();
+    assert_eq!(info(&mut node, "unreadable").await, serde_json::json!([]));
+    assert_eq!(node.pod_status(&b).await.expect("known again").state(), PodSandboxState::SandboxReady);
+    assert_eq!(node.status(&in_b).await.expect("known again"), before, "it ran on all the time");
+    for pod in [a, b] {
+        node.remove_pod(&pod).await.expect("remove");
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn any_other_record_that_cannot_be_read_costs_no_more_than_what_it_says() {
+    let mut node = Node::new().await;
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    let config = node.sandbox("p");
+    let other = node.create(&pod, script("d", "exit 3"), config).await.expect("create");
+    node.start_container(&other).await.expect("start");
+    node.exited(&other).await;
+    let request = UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(LinuxContainerResources { cpu_shares: 512, ..LinuxContainerResources::default() }),
+        ..UpdateContainerResourcesRequest::default()
+    };
+    node.runtime.update_container_resources(request.clone()).await.expect("update");
+    let of_pod = node.machine.state().join("pods").join(&pod);
+    let (running, ended) = (of_pod.join("containers").join(&id), of_pod.join("containers").join(&other));
+    let records = [
+        of_pod.join("sandbox.json"),
+        running.join("config.json"),
+        running.join("process.json"),
+        running.join("resources.json"),
+        ended.join("config.json"),
+        ended.join("process.json"),
+        ended.join("exit.json"),
+    ];
+    for record in &records {
+        node.kill();
+        let whole = std::fs::read(record).expect("record");
+        std::fs::write(record, "{").expect("write");
+        node.start();
+        assert_eq!(node.pod_status(&pod).await.expect("known").state(), PodSandboxState::SandboxReady, "{record:?}");
+        let shown = info(&mut node, "unreadable").await;
+        assert_eq!(shown.as_array().map(Vec::len), Some(1), "{shown}");
+        assert_eq!(shown[0]["path"].as_str(), record.to_str());
+        for (container, dir, state) in
+            [(&id, &running, ContainerState::ContainerRunning), (&other, &ended, ContainerState::ContainerExited)]
+        {
+            let status = node.status(container).await;
+            if *record == dir.join("config.json") {
+                assert_eq!(status.expect_err("what it is cannot be known").code(), Code::Internal);
+            } else {
+                let status = status.expect("known");
+                let code = if state == ContainerState::ContainerExited { 3 } else { 0 };
+                assert_eq!((status.state(), status.exit_code), (state, code), "{record:?}: the shim knows");
+            }
+        }
+        assert_eq!(std::fs::read(record).expect("it is there"), b"{", "neither removed nor written");
+        if record.ends_with("resources.json") {
+            node.runtime.update_container_resources(request.clone()).await.expect("update");
+            assert_eq!(std::fs::read(record.with_extension("json.unreadable")).expect("aside"), b"{");
+        } else {
+            std::fs::write(record, whole).expect("repair");
+        }
+    }
+    // One that is not known goes with its pod all the same.
+    node.kill();
+    std::fs::write(running.join("config.json"), "{").expect("write");
+    node.start();
+    node.remove_pod(&pod).await.expect("remove");
+    assert_eq!(info(&mut node, "unreadable").await, serde_json::json!([]));
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_pod_of_another_boot_is_swept() {
+    let mut node = Node::new().await;
+    let (a, in_a) = node.pod_with("a", "sleep 1000").await;
+    let (b, _) = node.pod_with("b", "sleep 1000").await;
+    // What a reboot does to its processes.
+    node.stop_pod(&b).await.expect("stop");
+    node.kill();
+    let of_b = node.machine.state().join("pods").join(&b);
+    std::fs::remove_file(of_b.join("stopped.json")).expect("as if it had run");
+    let text = std::fs::read_to_string(of_b.join("pod.json")).expect("record");
+    let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let shim = record["shim"]["pid"].as_u64().expect("a pid");
+    podwright::sys::exec::kill(u32::try_from(shim).expect("a pid"), 9).expect("kill");
+    record["boot_id"] = "00000000-0000-4000-8000-000000000000".into();
+    // By now its number is another process's, which is not to be touched.
+    record["shim"]["pid"] = std::process::id().into();
+    std::fs::write(of_b.join("pod.json"), record.to_string()).expect("write");
+    node.start();
+    let listed: Vec<String> = node.pods(PodSandboxFilter::default()).await.into_iter().map(|p| p.id).collect();
+    assert_eq!(listed, std::slice::from_ref(&a));
+    assert!(!of_b.exists());
+    assert_eq!(node.exec(&in_a, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
+    node.remove_pod(&a).await.expect("remove");
     node.assert_clean().await;
 }

@@ -75,7 +75,11 @@ struct Entry {
 pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
     super::require_root("images")?;
     let store = session.store()?;
-    let in_use = in_use::in_use(&session.paths())?.images;
+    let used = in_use::in_use(&session.paths())?;
+    for why in &used.unknown {
+        output::note(&format!("podwright: what a pod uses is not known: {why}"));
+    }
+    let in_use = used.images;
     let mut images = store.list()?;
     let mut damaged = store.damaged()?;
     if args.images.is_empty() {

@@ -69,6 +69,7 @@ impl Cri {
             "allowUnenforcedLimits": self.engine.options().allow_unenforced,
             "pods": self.engine.list_pods().len(),
             "containers": self.engine.list_containers().len(),
+            "unreadable": self.engine.unreadable(),
         });
         [("config".to_owned(), self.config.to_string()), ("podwright".to_owned(), state.to_string())].into()
     }

@@ -18,6 +18,7 @@ pub mod in_use;
 pub mod oci;
 pub mod pod;
 pub mod query;
+pub mod quarantine;
 mod recover;
 mod remove;
 mod reopen_log;
@@ -44,11 +45,11 @@ use crate::state::paths::Paths;
 use crate::sys;
 use events::Event;
 use pod::Pod;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -90,6 +91,8 @@ struct Inner {
     claim: Mutex<Option<sweep::Lock>>,
     /// Pods of `run` that are removed but for their shims, which watch over what is left until the very end.
     parked: Mutex<Vec<Arc<Pod>>>,
+    /// Records that cannot be read, and why.
+    quarantine: Mutex<BTreeMap<PathBuf, String>>,
     /// Another engine has these pods: a shim that dies or does not answer is that one's concern ([`Engine::observe`]).
     observer: AtomicBool,
 }
@@ -116,6 +119,7 @@ impl Engine {
             boot_id: boot_id.trim().to_owned(),
             claim: Mutex::new(None),
             parked: Mutex::default(),
+            quarantine: Mutex::default(),
             observer: AtomicBool::new(false),
         })))
     }
@@ -166,18 +170,19 @@ impl Engine {
     /// The pod of that id.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Internal` for one whose record cannot be read.
     pub(crate) fn pod(&self, id: &PodId) -> Result<Arc<Pod>> {
-        self.pods_mut().get(id).cloned().ok_or_else(|| Error::not_found(format!("no pod {}", id.short())))
+        let found = self.pods_mut().get(id).cloned();
+        found.ok_or_else(|| self.unknown("pod", id.as_str()))
     }
 
     /// The pod that holds a container of that id.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Internal` for one whose record cannot be read.
     pub(crate) fn pod_of(&self, id: &ContainerId) -> Result<Arc<Pod>> {
         let found = self.pods_mut().values().find(|p| p.facts().containers.contains_key(id)).cloned();
-        found.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))
+        found.ok_or_else(|| self.unknown("container", id.as_str()))
     }
 
     pub(crate) fn announce(&self, event: Event) {

@@ -48,6 +48,8 @@ pub struct Facts {
     pub sandbox: Option<wire::SandboxState>,
     /// StopPodSandbox has ended.
     pub stopped: bool,
+    /// A record of the sandbox is there and cannot be read: what became of it is not known.
+    pub unreadable: bool,
     /// The connection to the shim is gone.
     pub hung_up: bool,
     pub containers: BTreeMap<ContainerId, Container>,

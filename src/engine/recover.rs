@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::pod::{Container, Pod, State, bury, listen};
+use super::quarantine::Found;
 use super::run_pod::remove_tree;
 use super::shim::{Shim, connect, unexpected};
 use crate::error::{Context, Error, Result};
@@ -9,7 +10,7 @@ use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
 use crate::state::record::{
-    self, ContainerRecord, ExitRecord, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, StoppedRecord,
+    ContainerRecord, ExitRecord, ExitStatus, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, StoppedRecord,
 };
 use crate::wire::{Reply, Request, SandboxState};
 use std::sync::Arc;
@@ -25,7 +26,14 @@ impl Engine {
     /// # Errors
     /// `Internal` when the directory of pods cannot be listed.
     pub async fn recover(&self) -> Result<Vec<Error>> {
-        let mut unreadable = Vec::new();
+        let mut wrong = self.recover_all().await?;
+        wrong.extend(self.unreadable().into_iter().map(|unreadable| Error::internal(unreadable.why)));
+        Ok(wrong)
+    }
+
+    /// The same, but for what is in quarantine.
+    pub(super) async fn recover_all(&self) -> Result<Vec<Error>> {
+        let mut wrong = Vec::new();
         let mut waiting = tokio::task::JoinSet::new();
         for name in list(&self.paths().pods())? {
             match name.parse::<PodId>() {
@@ -33,15 +41,15 @@ impl Engine {
                     let engine = self.clone();
                     waiting.spawn(async move { engine.recover_pod(id).await });
                 }
-                Err(e) => unreadable.push(e.context(format!("in {}", self.paths().pods().display()))),
+                Err(e) => self.set_apart(&self.paths().pods().join(&name), &e),
             }
         }
         while let Some(recovered) = waiting.join_next().await {
             if let Ok(Err(e)) = recovered {
-                unreadable.push(e);
+                wrong.push(e);
             }
         }
-        Ok(unreadable)
+        Ok(wrong)
     }
 
     /// As [`Engine::recover`], for a command that looks at the pods of another, living engine: nothing is killed or recorded because a shim
@@ -65,7 +73,8 @@ impl Engine {
             let Ok(id) = name.parse::<PodId>() else { continue };
             match self.pod(&id) {
                 Ok(pod) => {
-                    let finished = pod.facts().sandbox.is_some() && pod.record.boot_id == self.0.boot_id;
+                    let begun = pod.facts().sandbox.is_some() || pod.facts().unreadable;
+                    let finished = begun && pod.record.boot_id == self.0.boot_id;
                     if !finished {
                         left.extend(self.remove_pod(&id).await.err());
                         continue;
@@ -96,7 +105,7 @@ impl Engine {
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
         // No record: it is being made, or its maker was killed before there was anything but the directory.
-        let Some(record) = record::read::<PodRecord>(&path)? else { return Ok(()) };
+        let Some(record) = self.find::<PodRecord>(&path).record() else { return Ok(()) };
         let pod =
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
@@ -114,30 +123,44 @@ impl Engine {
     fn read_records(&self, pod: &Arc<Pod>) -> Result<()> {
         let paths = self.paths();
         let id = pod.id().clone();
-        let sandbox = record::read::<SandboxRecord>(&paths.sandbox_record(&id))?;
-        let stopped = record::read::<StoppedRecord>(&paths.stopped_record(&id))?.is_some();
+        let sandbox = self.find::<SandboxRecord>(&paths.sandbox_record(&id));
+        let stopped = self.find::<StoppedRecord>(&paths.stopped_record(&id)).is_there();
         let mut containers = Vec::new();
         for name in list(&paths.containers(&id))? {
-            let container: ContainerId = name.parse()?;
+            let Ok(container) = name.parse::<ContainerId>() else { continue };
             // No record: the daemon died in CreateContainer before it answered, or in RemoveContainer after all else had gone.
-            let Some(record) = record::read::<ContainerRecord>(&paths.container_record(&id, &container))? else {
-                continue;
-            };
-            let mut known = Container::new(Arc::new(record));
-            known.process = record::read::<ProcessRecord>(&paths.process_record(&id, &container))?;
-            known.exit = record::read::<ExitRecord>(&paths.exit_record(&id, &container))?;
-            if let Some(resized) = record::read::<ResourcesRecord>(&paths.resources_record(&id, &container))? {
-                known.resources = Arc::new(resized.resources);
-            }
-            containers.push((container, known));
+            let path = paths.container_record(&id, &container);
+            let Some(record) = self.find::<ContainerRecord>(&path).record() else { continue };
+            containers.push((container, self.read_container(record)));
         }
         pod.change(|facts| {
+            facts.unreadable = matches!(sandbox, Found::Unreadable);
+            let sandbox = sandbox.record();
             facts.sandbox =
                 sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
             facts.stopped = stopped;
             facts.containers.extend(containers);
         });
         Ok(())
+    }
+
+    fn read_container(&self, record: ContainerRecord) -> Container {
+        let (paths, pod, id) = (self.paths(), record.pod.clone(), record.id.clone());
+        let mut known = Container::new(Arc::new(record));
+        let process = self.find::<ProcessRecord>(&paths.process_record(&pod, &id));
+        let exit = self.find::<ExitRecord>(&paths.exit_record(&pod, &id));
+        // What cannot be read is there: it has run, or ended, and how is not known unless the shim knows.
+        let lost = matches!(exit, Found::Unreadable) || (matches!(process, Found::Unreadable) && !exit.is_there());
+        known.process = process.record();
+        known.exit = exit.record().or_else(|| {
+            let message = "its record cannot be read".to_owned();
+            let finished_at_ns = self.now_ns();
+            lost.then_some(ExitRecord { status: ExitStatus::Unknown, finished_at_ns, oom: None, message })
+        });
+        if let Found::Record(resized) = self.find::<ResourcesRecord>(&paths.resources_record(&pod, &id)) {
+            known.resources = Arc::new(resized.resources);
+        }
+        known
     }
 
     async fn connect(&self, pod: &Arc<Pod>) -> Result<()> {
@@ -158,12 +181,13 @@ impl Engine {
             for state in containers {
                 if let Some(known) = facts.containers.get_mut(&state.container) {
                     known.process = Some(state.process);
-                    known.exit = state.exit.or(known.exit.take());
+                    // One that runs has no record of its end, but perhaps one of its start that cannot be read.
+                    known.exit = state.exit;
                     known.warnings = state.warnings.into();
                 }
             }
         });
-        self.read_failed_starts(pod)?;
+        self.read_failed_starts(pod);
         pod.set_shim(Some(shim));
         tokio::spawn(listen(self.clone(), Arc::downgrade(pod), heard));
         Ok(())
@@ -171,16 +195,15 @@ impl Engine {
 
     /// A shim lists what it started, not what it could not start: of that there is a record, which it may have written after the records
     /// were read and before it answered, while it still served a daemon that was dead by then.
-    fn read_failed_starts(&self, pod: &Pod) -> Result<()> {
+    fn read_failed_starts(&self, pod: &Pod) {
         let created: Vec<ContainerId> = {
             let facts = pod.facts();
             facts.containers.values().filter(|c| c.state() == State::Created).map(|c| c.record.id.clone()).collect()
         };
         for id in created {
-            let exit = record::read::<ExitRecord>(&self.paths().exit_record(pod.id(), &id))?;
+            let exit = self.find::<ExitRecord>(&self.paths().exit_record(pod.id(), &id)).record();
             pod.change(|facts| facts.containers.get_mut(&id).map(|container| container.exit = exit));
         }
-        Ok(())
     }
 
     /// The shim is dead: nothing it held may run on unmanaged.

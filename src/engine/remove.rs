@@ -60,6 +60,7 @@ impl Engine {
         fault::point("engine.remove_container.record");
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_container.directory");
+        self.forget_unreadable(&self.paths().container(pod.id(), id));
         pod.change(|facts| facts.containers.remove(id));
         pod.note(&format!("engine: container {} removed", id.short()));
         self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
@@ -88,6 +89,9 @@ impl Engine {
             left.extend(self.end_shim(&pod).await.err());
             fault::point("engine.remove_pod.shim");
         }
+        for container in self.unrecorded_containers(id)? {
+            left.extend(self.remove_cgroup(&pod.container_cgroup(&container)).err());
+        }
         left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
         self.prune_cgroups();
         fault::point("engine.remove_pod.cgroup");
@@ -107,6 +111,7 @@ impl Engine {
             self.0.parked.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
         }
         self.pods_mut().remove(id);
+        self.forget_unreadable(&self.paths().pod(id));
         self.announce(Event::of(id, None, EventKind::Deleted));
         Ok(())
     }
@@ -114,12 +119,15 @@ impl Engine {
     /// What of a pod is below the root directory, with the writable layers of containers that have a directory and no record: their
     /// maker was killed in the middle.
     pub(super) fn remove_data(&self, id: &PodId) -> Result<()> {
-        for name in list(&self.paths().containers(id))? {
-            if let Ok(container) = name.parse::<ContainerId>() {
-                remove_tree(&self.paths().writable(&container))?;
-            }
+        for container in self.unrecorded_containers(id)? {
+            remove_tree(&self.paths().writable(&container))?;
         }
         remove_tree(&self.paths().pod_data(id))
+    }
+
+    /// The containers of a pod that still have a directory when those that are known were removed: their records cannot be read.
+    fn unrecorded_containers(&self, id: &PodId) -> Result<Vec<ContainerId>> {
+        Ok(list(&self.paths().containers(id))?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Ends the shims of removed pods, with podwright's own cgroups: those first, so that there is a shim for as long as there is

@@ -197,7 +197,7 @@ pub fn prune_directories(paths: &Paths) {
 
 impl Engine {
     async fn sweep_pods(&self) -> Result<()> {
-        let mut left = self.recover().await?;
+        let mut left = self.recover_all().await?;
         for name in list(&self.paths().pods())? {
             let Ok(id) = name.parse::<PodId>() else { continue };
             let known = self.pods_mut().contains_key(&id);
@@ -207,6 +207,7 @@ impl Engine {
                 left.extend(self.remove_unrecorded(&id).err());
             }
         }
+        left.extend(self.unreadable().into_iter().map(|unreadable| Error::internal(unreadable.why)));
         Error::collect(left).map_or(Ok(()), Err)
     }
 

@@ -40,7 +40,9 @@ impl Engine {
         };
         fault::point("engine.update_container.limits");
         let record = ResourcesRecord { resources: resources.clone() };
-        record::write(&self.paths().resources_record(pod.id(), id), &record, Durability::Boot)?;
+        let path = self.paths().resources_record(pod.id(), id);
+        self.set_aside(&path)?;
+        record::write(&path, &record, Durability::Boot)?;
         fault::point("engine.update_container.record");
         pod.note(&format!("engine: limits of {} changed", id.short()));
         pod.change(|facts| {

@@ -20,9 +20,25 @@ pub struct InUse {
     pub layers: BTreeSet<PathBuf>,
     /// [`Reference::key`]s by which pods will look for their images when they start a container again.
     pub names: BTreeSet<String>,
+    /// Why it is not known what else is in use: records that cannot be read, a sentence each. Then nothing is taken away.
+    pub unknown: Vec<String>,
 }
 
 impl InUse {
+    /// The same, when nothing else can be in use.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`, naming what cannot be read.
+    fn complete(self) -> Result<InUse> {
+        if self.unknown.is_empty() {
+            return Ok(self);
+        }
+        let unknown = self.unknown.join("; ");
+        Err(Error::precondition(format!(
+            "nothing is removed while it is not known what a pod uses: {unknown}; repair what cannot be read, or move it away"
+        )))
+    }
+
     fn has(&self, id: &Digest, names: &NamesRecord) -> bool {
         let named = |key: &String| names.names.get(key).is_some_and(|named| named.image == *id);
         self.images.contains(id) || self.names.iter().any(named)
@@ -71,7 +87,7 @@ impl Store {
         if let Some(key) = key
             && others > 0
         {
-            if in_use()?.names.contains(&key) {
+            if in_use()?.complete()?.names.contains(&key) {
                 return Err(used(text));
             }
             names.names.remove(&key);
@@ -79,7 +95,7 @@ impl Store {
             removed.names.push(key);
             return Ok(removed);
         }
-        let in_use = in_use()?;
+        let in_use = in_use()?.complete()?;
         if in_use.has(&id, &names) {
             return Err(used(text));
         }
@@ -98,7 +114,7 @@ impl Store {
     /// What `in_use` returns; `Internal`.
     pub fn prunable(&self, which: Prune, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
         let _lock = self.hold()?;
-        let (in_use, names) = (in_use()?, self.names()?);
+        let (in_use, names) = (in_use()?.complete()?, self.names()?);
         let (records, unreadable) = self.image_records()?;
         let (goes, stays): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| goes(r, which, &in_use, &names));
         let mut removed = Removed::default();
@@ -133,7 +149,7 @@ impl Store {
     pub fn prune(&self, which: Prune, in_use: &dyn Fn() -> Result<InUse>) -> Result<Removed> {
         let session = self.session()?;
         let lock = self.exclusive()?;
-        let in_use = in_use()?;
+        let in_use = in_use()?.complete()?;
         let mut names = self.names()?;
         let (mut records, _) = self.image_records()?;
         records.retain(|r| goes(r, which, &in_use, &names));
@@ -158,7 +174,7 @@ impl Store {
         let session = self.session()?;
         let lock = self.exclusive()?;
         let mut removed = Removed::default();
-        self.collect(&in_use()?, &session, &mut removed)?;
+        self.collect(&in_use()?.complete()?, &session, &mut removed)?;
         drop(lock);
         Ok(removed)
     }

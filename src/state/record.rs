@@ -7,7 +7,7 @@
 //!   config.json exit.json              EXITED   it could not be started
 //! ```
 //! There is no status record that two writers would race for: what exists is the status. A record that cannot be read is
-//! quarantined (renamed aside and reported), never deleted.
+//! quarantined: shown, left where it is, for a newer podwright may read it, and neither deleted nor written over.
 
 use super::model::{ContainerConfig, PodConfig, Resources};
 use super::paths::beside;
