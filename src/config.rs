@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind, Result, did_you_mean};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
@@ -38,6 +39,8 @@ enum Shape {
         later: &'static [&'static str],
     },
     Bool,
+    /// Nothing, an IP address and port, or a unix socket's absolute path.
+    Listen,
     /// Not honoured by this version, so only its default (if it is decided) is accepted.
     Later,
 }
@@ -106,6 +109,12 @@ pub const KEYS: &[Key] = &[
         "warn of a limit that cannot be enforced instead of refusing",
     ),
     Key::new("cri.socket", "/run/podwright/podwright.sock", Shape::Directory, "where the daemon serves CRI"),
+    Key::new(
+        "metrics.address",
+        "",
+        Shape::Listen,
+        "where the daemon serves /metrics: 127.0.0.1:9338, or a unix socket's path",
+    ),
     Key::later("cri.stream_address", "127.0.0.1:0"),
     Key::later("cri.stream_tls_cert", ""),
     Key::later("cri.stream_tls_key", ""),
@@ -417,6 +426,9 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
     match key.shape {
         Shape::Directory => check_directory(value),
         Shape::Cgroup => check_cgroup(value),
+        Shape::Listen if value.is_empty() || value.parse::<SocketAddr>().is_ok() => Ok(()),
+        Shape::Listen if value.starts_with('/') => check_directory(value),
+        Shape::Listen => Err("must be an IP address and port, or a unix socket's absolute path".into()),
         Shape::Bool if is_true(value) || matches!(value, "false" | "0") => Ok(()),
         Shape::Bool => Err("must be true or false".into()),
         Shape::Word { now, .. } if now.contains(&value) => Ok(()),

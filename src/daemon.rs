@@ -4,7 +4,7 @@
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
 use crate::agent::service::{self, Service};
-use crate::cri::{self, Cri};
+use crate::cri::{self, Cri, Listener};
 use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use crate::fault;
@@ -36,6 +36,8 @@ const SOCKET_DIRECTORY_MODE: u32 = 0o700;
 pub struct Settings {
     pub engine: Options,
     pub socket: PathBuf,
+    /// An address and port or a unix socket's path to serve `/metrics` on; empty for nowhere.
+    pub metrics: String,
     /// The effective configuration as JSON.
     pub config: String,
 }
@@ -64,6 +66,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let engine = recover(settings.engine).await?;
     fault::point("daemon.start.recovered");
+    let metrics = listen_for_metrics(&settings.metrics).await?;
     let listener = listen(&settings.socket)?;
     fault::point("daemon.start.listening");
     let (close, closing) = watch::channel(false);
@@ -71,7 +74,10 @@ async fn serve(settings: Settings) -> Result<()> {
     tokio::spawn(sweep_images(engine.clone(), working.clone()));
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
-    let cri = Cri::new(engine.clone(), settings.config, closing.clone(), working);
+    let cri = Cri::new(engine, settings.config, closing.clone(), working);
+    if let Some(metrics) = metrics {
+        tokio::spawn(cri::serve_metrics(cri.clone(), metrics, closing.clone())); // it ends with `closing`, or with the process
+    }
     let server = tokio::spawn(cri::serve(cri, own.server(), listener, closing));
     tracing::info!("serving CRI on {}", settings.socket.display());
     notify("READY=1");
@@ -92,7 +98,9 @@ async fn serve(settings: Settings) -> Result<()> {
         tracing::warn!("ending with calls at work: the next daemon finds what they began");
     }
     fault::point("daemon.drain.drained");
-    let _ = std::fs::remove_file(&settings.socket); // a socket that nobody listens on only misleads
+    for socket in [settings.socket.as_path(), Path::new(&settings.metrics)].iter().filter(|path| path.is_absolute()) {
+        let _ = std::fs::remove_file(socket); // a socket that nobody listens on only misleads
+    }
     fault::point("daemon.drain.unlinked");
     sweep::prune_directories(&paths);
     Ok(())
@@ -139,6 +147,15 @@ fn listen(path: &Path) -> Result<UnixListener> {
     fault::point("daemon.start.bound");
     std::fs::rename(&new, path).context(doing)?;
     Ok(listener)
+}
+
+/// Where `/metrics` is asked for: nowhere, an address and port, or a socket like that of the CRI.
+async fn listen_for_metrics(address: &str) -> Result<Option<Listener>> {
+    match address {
+        "" => Ok(None),
+        path if path.starts_with('/') => Ok(Some(Listener::Unix(listen(Path::new(path))?))),
+        address => Listener::tcp(address).await.map(Some),
+    }
 }
 
 /// Tells systemd, if it wants to know: sd_notify(3).

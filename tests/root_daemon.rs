@@ -6,8 +6,10 @@ mod fixtures;
 use fixtures::cri::{Node, log_text};
 use fixtures::machine::{Finished, GONE_WITHIN, Machine, PATIENCE, Running, pod, script, until};
 use podwright::criapi::{ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -221,4 +223,65 @@ async fn every_command_works_on_the_pods_of_a_daemon() {
     end(running).await.code(7);
     listed(&mut node, 0).await;
     node.assert_clean().await;
+}
+
+/// A page, over HTTP/1.1.
+fn get(socket: &Path, path: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("connect");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: podwright\r\nConnection: close\r\n\r\n").expect("ask");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("read");
+    page
+}
+
+/// The value of a metric, given all of its line before that.
+fn metric(page: &str, name: &str) -> f64 {
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+}
+
+#[tokio::test]
+async fn metrics_are_what_was_called_what_is_there_and_what_proc_says_of_the_daemon() {
+    let machine = Machine::with_busybox();
+    let socket = machine.temp.path().join("metrics.sock");
+    let mut node = Node::of(machine, |command| {
+        command.env("PODWRIGHT_METRICS_ADDRESS", &socket);
+    })
+    .await;
+    let (pod, container) = node.pod_with("p", "sleep 1000").await;
+    node.exec(&container, &["sleep", "0.3"], 10).await.expect("exec");
+    assert!(node.status(&"0".repeat(64)).await.is_err());
+    let page = get(&socket, "/metrics");
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    let calls = |method: &str, code: &str| {
+        let labels = format!("grpc_service=\"runtime.v1.RuntimeService\",grpc_method=\"{method}\"");
+        metric(&page, &format!("grpc_server_handled_total{{{labels},grpc_code=\"{code}\"}}"))
+    };
+    assert_eq!((calls("RunPodSandbox", "OK"), calls("StartContainer", "OK")), (1.0, 1.0));
+    assert_eq!(calls("ContainerStatus", "NotFound"), 1.0);
+    let of_exec = "grpc_service=\"runtime.v1.RuntimeService\",grpc_method=\"ExecSync\"";
+    let took = metric(&page, &format!("grpc_server_handling_seconds_sum{{{of_exec}}}"));
+    assert!((0.3..PATIENCE.as_secs_f64()).contains(&took), "{took}");
+    assert_eq!(metric(&page, &format!("grpc_server_handling_seconds_bucket{{{of_exec},le=\"0.25\"}}")), 0.0);
+    assert_eq!(metric(&page, &format!("grpc_server_handling_seconds_bucket{{{of_exec},le=\"+Inf\"}}")), 1.0);
+    assert_eq!(metric(&page, "podwright_pods{state=\"ready\"}"), 1.0);
+    assert_eq!(metric(&page, "podwright_containers{state=\"running\"}"), 1.0);
+    // The second source: what the kernel says of the daemon.
+    let proc = PathBuf::from(format!("/proc/{}", node.pid()));
+    let status = std::fs::read_to_string(proc.join("status")).expect("status");
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field").split_whitespace().next();
+        value.expect("a value").parse::<f64>().expect("a number")
+    };
+    let rss = metric(&page, "process_resident_memory_bytes") / 1024.0;
+    assert!((rss / field("VmRSS:") - 1.0).abs() < 0.1, "{rss} {}", field("VmRSS:"));
+    assert!((metric(&page, "process_threads") - field("Threads:")).abs() <= 3.0, "workers come and go");
+    #[allow(clippy::cast_precision_loss, reason = "few")]
+    let open = std::fs::read_dir(proc.join("fd")).expect("fd").count() as f64;
+    assert!((metric(&page, "process_open_fds") - open).abs() <= 3.0, "{open}");
+    assert!(get(&socket, "/other").starts_with("HTTP/1.1 404 "));
+    node.remove_pod(&pod).await.expect("remove");
+    assert_eq!(metric(&get(&socket, "/metrics"), "podwright_pods{state=\"ready\"}"), 0.0);
+    node.stop().await;
+    assert!(!socket.exists());
 }

@@ -33,6 +33,7 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
     daemon::run(Settings {
         engine: own::options(session, None)?,
         socket: args.socket.clone().unwrap_or_else(|| session.config.value("cri.socket").into()),
+        metrics: session.config.value("metrics.address").to_owned(),
         config: serde_json::Value::Object(effective).to_string(),
     })?;
     Ok(0)

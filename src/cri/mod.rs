@@ -3,7 +3,7 @@
 //! * `runtime`, `images`  the two services: a line a method
 //! * `convert`, `security`, `answer`  what goes in and what comes out; pure
 //! * `pods`, `containers`, `stats`, `metrics`, `events`, `node`  what the methods do
-//! * `status`  [`Error`] to gRPC's; `serve` the connections
+//! * `status`  [`Error`] to gRPC's; `serve` the connections, `calls` what is counted there, `prometheus` who may read it
 //!
 //! Three rules hold for every method that changes something:
 //!
@@ -14,6 +14,7 @@
 //! * Nothing waits for a pod that is not its own: verbs on one pod are serialised by the engine, on different pods not.
 
 mod answer;
+mod calls;
 mod containers;
 mod convert;
 mod events;
@@ -21,6 +22,7 @@ mod images;
 mod metrics;
 mod node;
 mod pods;
+mod prometheus;
 mod runtime;
 mod security;
 mod serve;
@@ -28,6 +30,7 @@ mod stats;
 mod status;
 mod usage;
 
+pub use prometheus::{Listener, serve_metrics};
 pub use serve::{Extra, serve};
 
 use crate::criapi::AuthConfig;
@@ -41,6 +44,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_stream::Stream;
 use tonic::{Response, Status};
@@ -60,6 +64,8 @@ pub struct Cri {
     config: Arc<str>,
     making: Arc<Making>,
     usage: usage::Cache,
+    calls: Arc<calls::Calls>,
+    started: SystemTime,
     /// Becomes true when the server is to end: endless streams end then.
     closing: watch::Receiver<bool>,
     /// Held by every verb that is at work.
@@ -92,7 +98,8 @@ impl Cri {
             apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y"),
         };
         let usage = usage::Cache::default();
-        Cri { engine, host, config: config.into(), making: Arc::default(), usage, closing, working }
+        let (config, started) = (config.into(), SystemTime::now());
+        Cri { engine, host, config, making: Arc::default(), usage, calls: Arc::default(), started, closing, working }
     }
 
     /// Runs a verb to its end, whether or not its caller still waits.

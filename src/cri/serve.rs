@@ -1,6 +1,7 @@
 //! The connections: HTTP/2 without TLS on a unix socket, services to choose from by their path: the two of the CRI, and one of the
 //! daemon's own.
 
+use super::calls::Calls;
 use super::{Cri, status};
 use crate::criapi::image_service_server::{self, ImageServiceServer};
 use crate::criapi::runtime_service_server::{self, RuntimeServiceServer};
@@ -8,7 +9,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::pin::pin;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -50,10 +52,21 @@ struct Services<S> {
     runtime: RuntimeServiceServer<Cri>,
     images: ImageServiceServer<Cri>,
     extra: S,
+    calls: Arc<Calls>,
 }
 
 impl<S: Extra> Services<S> {
-    async fn call(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+    async fn call(self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+        let (calls, path, began) = (self.calls.clone(), request.uri().path().to_owned(), Instant::now());
+        calls.started(&path);
+        let response = self.answer(request).await?;
+        // An error of one message is told in the header; a call that was answered may still fail in its stream, which is not counted.
+        let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok());
+        calls.handled(&path, code.unwrap_or(0), began.elapsed());
+        Ok(response)
+    }
+
+    async fn answer(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
         match service {
             runtime_service_server::SERVICE_NAME => self.runtime.call(request).await,
@@ -67,6 +80,7 @@ impl<S: Extra> Services<S> {
 /// Serves until `closing` becomes true, and then until all calls have ended, or long enough.
 pub async fn serve<S: Extra>(cri: Cri, extra: S, listener: UnixListener, mut closing: watch::Receiver<bool>) {
     let services = Services {
+        calls: cri.calls.clone(),
         runtime: RuntimeServiceServer::new(cri.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
         images: ImageServiceServer::new(cri).max_decoding_message_size(MAX_MESSAGE_BYTES),
         extra,

@@ -1,6 +1,7 @@
-//! This process and others: kill(2), /proc/pid/stat.
+//! This process and others: kill(2), /proc/pid/stat, clock_gettime(2).
 
 use std::io;
+use std::time::Duration;
 
 /// `kill(getpid(), SIGKILL)`, kill(2). Returns only if the signal is still on its way.
 pub fn kill_self() {
@@ -35,8 +36,21 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
+/// CPU time of all threads of this process since it started: `clock_gettime(CLOCK_PROCESS_CPUTIME_ID)`.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn work_takes_cpu_time() {
+        let before = super::cpu_time();
+        let sum = std::hint::black_box((0..1_000_000u64).fold(0, u64::wrapping_add));
+        assert!(super::cpu_time() > before, "{sum}");
+    }
+
     #[test]
     fn a_process_has_a_start_time_and_a_dead_one_has_none() {
         assert!(super::start_time(std::process::id()).expect("ourselves") > 0);
