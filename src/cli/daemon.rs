@@ -1,14 +1,15 @@
 //! `podwright daemon`: reads the settings and hands them over.
 
-use super::{Session, require_root, run as own};
+use super::{Session, output, require_root, run as own, unit};
 use crate::daemon::{self, Settings};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   podwright daemon                                               CRI on /run/podwright/podwright.sock
   crictl -r unix:///run/podwright/podwright.sock info            what it says of itself
+  podwright daemon --systemd-unit > /etc/systemd/system/podwright.service
   kubelet --container-runtime-endpoint=unix:///run/podwright/podwright.sock ...
 
 Pods outlive it, and the next one finds them: it may be ended, killed or upgraded at any time.";
@@ -20,9 +21,17 @@ pub(super) struct DaemonArgs {
     /// Socket to serve on, instead of cri.socket of the configuration
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Print a systemd unit that starts this daemon with these flags, and end
+    #[arg(long)]
+    systemd_unit: bool,
 }
 
 pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
+    if args.systemd_unit {
+        let program = std::env::current_exe().context(|| "read /proc/self/exe")?;
+        output::print(&unit::text(&program, &session.config, args.socket.as_deref()))?;
+        return Ok(0);
+    }
     require_root("daemon")?;
     let effective: serde_json::Map<String, serde_json::Value> = session
         .config

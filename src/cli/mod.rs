@@ -34,6 +34,7 @@ mod run;
 mod stats;
 mod status;
 mod stop;
+mod unit;
 mod units;
 mod verify;
 mod version;
