@@ -59,7 +59,7 @@ pub(super) struct RunArgs {
     /// Do not print what the containers write
     #[arg(short, long)]
     quiet: bool,
-    /// Return once the pod runs (needs a daemon, which would restart it)
+    /// Return once the pod runs (not in this version)
     #[arg(short, long)]
     detach: bool,
     /// Host the engine in this command even if a daemon is up
@@ -75,7 +75,7 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
     require_root("run")?;
     if args.detach {
         let message =
-            "run --detach: nobody would restart the pod; start `podwright daemon` first (not in this version)";
+            "run --detach is not in this version: no daemon would supervise the pod once this command has ended";
         return Err(Error::unsupported(message));
     }
     let files = args.files.iter().map(|file| bytes(file)).collect::<Result<Vec<_>>>()?;
