@@ -15,7 +15,7 @@ impl Engine {
     /// is created gets them when it starts. Its oom_score_adj is that of its processes and stays.
     ///
     /// # Errors
-    /// `NotFound`, `FailedPrecondition` when it has ended, `InvalidArgument` for a limit below what is in use or that the kernel
+    /// `NotFound`; `FailedPrecondition` when it has ended, or for a limit below what is in use; `InvalidArgument` for one that the kernel
     /// did not take as asked.
     pub async fn update_container(&self, id: &ContainerId, change: Resources) -> Result<()> {
         let pod = self.pod_of(id)?;
@@ -27,7 +27,9 @@ impl Engine {
         let report = match state {
             State::Created => None,
             State::Running => {
-                let group = self.open_cgroup(&pod.container_cgroup(id))?;
+                // It is there; a limit of a kind that it has none of yet (the kubelet's CPU manager gives CPUs to one that runs) may
+                // need a controller that nobody has passed on to it.
+                let group = self.make_cgroup(&pod, &pod.container_cgroup(id), &settings)?;
                 let report = apply::update(self.hierarchy(), &group, &settings, self.0.options.allow_unenforced);
                 Some(report.context(|| format!("update container {}", id.short()))?)
             }
