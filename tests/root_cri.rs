@@ -560,3 +560,33 @@ async fn a_daemon_that_is_asked_to_end_finishes_what_it_was_asked_for() {
     node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
+
+#[tokio::test]
+async fn metrics_of_a_container_count_what_proc_has_of_its_processes() {
+    let mut node = Node::new().await;
+    let text = "sleep 1000 & nc -l -p 4321 & echo ready; wait";
+    let (pod, container) = node.pod_with("p", text).await;
+    let request = ListPodSandboxMetricsRequest::default();
+    let end = Instant::now() + Duration::from_secs(60);
+    let values = loop {
+        let all = node.runtime.list_pod_sandbox_metrics(request).await.expect("metrics").into_inner().pod_metrics;
+        let metrics = all[0].container_metrics[0].metrics.clone();
+        let value = |name: &str| {
+            let found = metrics.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no {name}"));
+            found.value.as_ref().map_or(0, |v| v.value)
+        };
+        let values = ["processes", "threads", "sockets", "file_descriptors"].map(|n| value(&format!("container_{n}")));
+        if values[..3] == [3, 3, 1] {
+            break values;
+        }
+        assert!(Instant::now() < end, "{values:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let shell = pid_of(&mut node, &container).await;
+    let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).expect("children");
+    let pids = children.split_whitespace().map(str::to_owned).chain([shell]);
+    let open = pids.map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("fd").count());
+    assert_eq!(values[3], open.sum::<usize>() as u64);
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}

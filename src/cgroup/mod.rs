@@ -8,6 +8,7 @@
 //! * `report`     asked, written, kernel, effective; limits that are not enforced
 //! * `apply`      write, read back, compare; in-place resize
 //! * `stats`      usage, throttling, pressure
+//! * `census`     who is in it: processes, threads, open descriptors
 //! * `oom`        whose memory ran out
 //!
 //! The engine creates, writes, verifies and removes. The shim gets directory descriptors and uses `tree` and `oom` through them.
@@ -23,6 +24,7 @@
 //! * names cgroups by path, which neither clone3(CLONE_INTO_CGROUP) nor a descriptor passed to the shim can use.
 
 pub mod apply;
+pub mod census;
 pub mod compare;
 pub mod hierarchy;
 pub mod limits;

@@ -49,6 +49,8 @@ pub struct Memory {
     pub peak_bytes: Option<u64>,
     pub anon_bytes: Option<u64>,
     pub file_bytes: Option<u64>,
+    /// Of the page cache, what is mapped.
+    pub mapped_bytes: Option<u64>,
     pub kernel_bytes: Option<u64>,
     /// Page faults, and those that had to read from a disk.
     pub faults: Option<u64>,
@@ -196,6 +198,7 @@ impl Reader {
                 field(stat, "inactive_file").map(|inactive| usage_bytes.saturating_sub(inactive));
             memory.anon_bytes = field(stat, "anon");
             memory.file_bytes = field(stat, "file");
+            memory.mapped_bytes = field(stat, "file_mapped");
             memory.kernel_bytes = field(stat, "kernel");
             memory.faults = field(stat, "pgfault");
             memory.major_faults = field(stat, "pgmajfault");

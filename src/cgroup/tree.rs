@@ -16,9 +16,9 @@ pub(super) const MAX_FILE_BYTES: usize = 256 << 10;
 /// The longest cgroup.procs that is read, in bytes: half a million processes.
 const MAX_PROCS_BYTES: usize = 4 << 20;
 /// The most names in one cgroup: 100 files of the kernel, and the children.
-const MAX_ENTRIES: usize = 1 << 16;
+pub(super) const MAX_ENTRIES: usize = 1 << 16;
 /// How deep below a cgroup its descendants may be: each level holds one descriptor while it is removed.
-const MAX_DEPTH: usize = 512;
+pub(super) const MAX_DEPTH: usize = 512;
 /// How often a cgroup that fills again while it is being removed is killed again.
 const MAX_KILLS: usize = 16;
 
@@ -89,6 +89,15 @@ impl Cgroup {
         }
         .map(|dir| Cgroup { path: path.clone(), dir })
         .context(|| format!("make cgroup {path}"))
+    }
+
+    /// A child that is there.
+    ///
+    /// # Errors
+    /// Those of open(2): `ENOENT` when it is gone.
+    pub(super) fn open_child(&self, name: &str) -> io::Result<Cgroup> {
+        let path = self.path.child(name).map_err(io::Error::other)?;
+        fs::open_dir_at(self.dir.as_fd(), name).map(|dir| Cgroup { path, dir })
     }
 
     /// Kills everything in the child, waits for it and removes it with all below it. One that does not exist is no error.

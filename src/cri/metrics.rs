@@ -4,14 +4,15 @@
 //! interface: seconds are rounded down.
 
 use super::Cri;
-use super::stats;
+use super::stats::{self, RECEIVED, SENT};
+use crate::cgroup::census::Census;
 use crate::cgroup::stats::Stats;
-use crate::criapi::{
-    ContainerMetrics, Metric, MetricDescriptor, MetricType, NetworkInterfaceUsage, PodSandboxMetrics, UInt64Value,
-};
+use crate::criapi::{ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value};
 use crate::engine::blocking;
 use crate::engine::query::{ContainerStatus, PodStatus};
 use crate::error::Result;
+use crate::sys::fs;
+use std::path::Path;
 
 /// What every metric is labelled with, as cAdvisor has it.
 const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
@@ -21,6 +22,8 @@ type Descriptor = (&'static str, MetricType, &'static [&'static str], &'static s
 
 const COUNTER: MetricType = MetricType::Counter;
 const GAUGE: MetricType = MetricType::Gauge;
+
+const BLKIO: &[&str] = &["device", "major", "minor", "operation"];
 
 const DESCRIPTORS: &[Descriptor] = &[
     ("container_cpu_usage_seconds_total", COUNTER, &["cpu"], "CPU time consumed, in seconds"),
@@ -34,20 +37,34 @@ const DESCRIPTORS: &[Descriptor] = &[
     ("container_memory_max_usage_bytes", GAUGE, &[], "The most memory that was in use"),
     ("container_memory_rss", GAUGE, &[], "Anonymous memory in use, in bytes"),
     ("container_memory_cache", GAUGE, &[], "Page cache in use, in bytes"),
+    ("container_memory_mapped_file", GAUGE, &[], "Page cache that is mapped, in bytes"),
+    ("container_memory_failcnt", COUNTER, &[], "How often the memory limit was reached"),
+    ("container_oom_events_total", COUNTER, &[], "Processes that were killed for memory"),
     ("container_memory_kernel_usage", GAUGE, &[], "Memory that the kernel uses for it, in bytes"),
     ("container_memory_swap", GAUGE, &[], "Swap in use, in bytes"),
     ("container_memory_failures_total", COUNTER, &["failure_type", "scope"], "Page faults"),
-    ("container_processes", GAUGE, &[], "Processes and threads"),
+    ("container_processes", GAUGE, &[], "Processes"),
+    ("container_threads", GAUGE, &[], "Processes and threads"),
+    ("container_file_descriptors", GAUGE, &[], "Open file descriptors of all processes"),
+    ("container_sockets", GAUGE, &[], "Sockets among them"),
     ("container_threads_max", GAUGE, &[], "The most processes and threads that it may have"),
     ("container_fs_usage_bytes", GAUGE, &["device"], "What it has written on its writable layer and that is there"),
+    ("container_fs_limit_bytes", GAUGE, &["device"], "The size of the file system that it is on"),
+    ("container_fs_inodes_total", GAUGE, &["device"], "The inodes of that file system"),
+    ("container_fs_inodes_free", GAUGE, &["device"], "Those that are free"),
+    ("container_blkio_device_usage_total", COUNTER, BLKIO, "Bytes read from and written to a device"),
     ("container_fs_reads_bytes_total", COUNTER, &["device"], "Bytes read from a device"),
     ("container_fs_writes_bytes_total", COUNTER, &["device"], "Bytes written to a device"),
     ("container_fs_reads_total", COUNTER, &["device"], "Reads from a device"),
     ("container_fs_writes_total", COUNTER, &["device"], "Writes to a device"),
     ("container_network_receive_bytes_total", COUNTER, &["interface"], "Bytes received"),
     ("container_network_receive_errors_total", COUNTER, &["interface"], "Errors when receiving"),
+    ("container_network_receive_packets_total", COUNTER, &["interface"], "Packets received"),
+    ("container_network_receive_packets_dropped_total", COUNTER, &["interface"], "Packets dropped when receiving"),
     ("container_network_transmit_bytes_total", COUNTER, &["interface"], "Bytes sent"),
     ("container_network_transmit_errors_total", COUNTER, &["interface"], "Errors when sending"),
+    ("container_network_transmit_packets_total", COUNTER, &["interface"], "Packets sent"),
+    ("container_network_transmit_packets_dropped_total", COUNTER, &["interface"], "Packets dropped when sending"),
     ("container_pressure_cpu_waiting_seconds_total", COUNTER, &[], "Time in which a task waited for a CPU"),
     ("container_pressure_cpu_stalled_seconds_total", COUNTER, &[], "Time in which all tasks waited for a CPU"),
     ("container_pressure_memory_waiting_seconds_total", COUNTER, &[], "Time in which a task waited for memory"),
@@ -58,6 +75,7 @@ const DESCRIPTORS: &[Descriptor] = &[
     ("container_spec_cpu_quota", GAUGE, &[], "CPU limit, in microseconds of each period"),
     ("container_spec_cpu_shares", GAUGE, &[], "CPU share"),
     ("container_spec_memory_limit_bytes", GAUGE, &[], "Memory limit"),
+    ("container_spec_memory_swap_limit_bytes", GAUGE, &[], "Limit of swap alone"),
     ("container_start_time_seconds", GAUGE, &[], "When it started, in seconds since the epoch"),
     ("container_last_seen", GAUGE, &[], "When this was read, in seconds since the epoch"),
 ];
@@ -112,15 +130,20 @@ impl Sheet {
             self.add("container_memory_max_usage_bytes", &[], memory.peak_bytes);
             self.add("container_memory_rss", &[], memory.anon_bytes);
             self.add("container_memory_cache", &[], memory.file_bytes);
+            self.add("container_memory_mapped_file", &[], memory.mapped_bytes);
             self.add("container_memory_kernel_usage", &[], memory.kernel_bytes);
             self.add("container_memory_failures_total", &["pgfault", "container"], memory.faults);
             self.add("container_memory_failures_total", &["pgmajfault", "container"], memory.major_faults);
         }
         self.add("container_memory_swap", &[], stats.swap.as_ref().map(|s| s.usage_bytes));
-        self.add("container_processes", &[], stats.pids.as_ref().map(|p| p.current));
+        self.add("container_threads", &[], stats.pids.as_ref().map(|p| p.current));
         self.add("container_threads_max", &[], stats.pids.as_ref().and_then(|p| p.limit));
         for io in stats.io.iter().flatten() {
             let device = [io.device.as_str()];
+            let (major, minor) = io.device.split_once(':').unwrap_or((&io.device, ""));
+            for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
+                self.add("container_blkio_device_usage_total", &[&io.device, major, minor, operation], bytes);
+            }
             self.add("container_fs_reads_bytes_total", &device, io.read_bytes);
             self.add("container_fs_writes_bytes_total", &device, io.written_bytes);
             self.add("container_fs_reads_total", &device, io.reads);
@@ -135,13 +158,33 @@ impl Sheet {
         }
     }
 
-    fn interface(&mut self, interface: &NetworkInterfaceUsage) {
-        let number = |value: &Option<UInt64Value>| value.as_ref().map(|v| v.value);
-        let name = [interface.name.as_str()];
-        self.add("container_network_receive_bytes_total", &name, number(&interface.rx_bytes));
-        self.add("container_network_receive_errors_total", &name, number(&interface.rx_errors));
-        self.add("container_network_transmit_bytes_total", &name, number(&interface.tx_bytes));
-        self.add("container_network_transmit_errors_total", &name, number(&interface.tx_errors));
+    /// An interface with its columns of /proc/PID/net/dev.
+    fn interface(&mut self, name: &str, columns: &[u64]) {
+        for (way, at) in [("receive", RECEIVED), ("transmit", SENT)] {
+            for (what, at) in ["bytes", "packets", "errors", "packets_dropped"].into_iter().zip(at) {
+                self.add(&format!("container_network_{way}_{what}_total"), &[name], columns.get(at).copied());
+            }
+        }
+    }
+
+    /// Who is in a container. Without the pids controller its threads are counted too.
+    fn census(&mut self, census: &Census, stats: &Stats) {
+        self.add("container_processes", &[], census.processes);
+        self.add("container_threads", &[], stats.pids.is_none().then_some(census.threads));
+        self.add("container_file_descriptors", &[], census.descriptors);
+        self.add("container_sockets", &[], census.sockets);
+        self.add("container_oom_events_total", &[], census.oom_kills);
+        self.add("container_memory_failcnt", &[], census.limit_hits);
+    }
+
+    /// The file system of writable layers.
+    fn file_system(&mut self, used: u64, path: &Path) {
+        self.add("container_fs_usage_bytes", &[""], used);
+        if let Ok((bytes, inodes, free)) = fs::capacity(path) {
+            self.add("container_fs_limit_bytes", &[""], bytes);
+            self.add("container_fs_inodes_total", &[""], inodes);
+            self.add("container_fs_inodes_free", &[""], free);
+        }
     }
 
     fn times(&mut self, started_ns: Option<i64>, now_ns: i64) {
@@ -164,7 +207,15 @@ fn container(pod: &PodStatus, container: &ContainerStatus, stats: &Stats, now_ns
     sheet.add("container_spec_cpu_period", &[], Some(resources.cpu_period_us).filter(|n| *n != 0));
     sheet.add("container_spec_cpu_quota", &[], set(resources.cpu_quota_us));
     sheet.add("container_spec_cpu_shares", &[], Some(resources.cpu_shares).filter(|n| *n != 0));
-    sheet.add("container_spec_memory_limit_bytes", &[], set(resources.memory_limit_bytes));
+    let memory = set(resources.memory_limit_bytes);
+    sheet.add("container_spec_memory_limit_bytes", &[], memory);
+    // The request's is of memory and swap together; a memory limit alone allows no swap.
+    let both = set(resources.memory_swap_limit_bytes).or(memory);
+    sheet.add(
+        "container_spec_memory_swap_limit_bytes",
+        &[],
+        both.zip(memory).map(|(both, memory)| both.saturating_sub(memory)),
+    );
     sheet
 }
 
@@ -181,13 +232,13 @@ impl Cri {
         let mut sheet = Sheet::new(["", &pod.record.cgroup, "", id, &config.namespace, &config.name]);
         sheet.usage(stats);
         sheet.times(pod.sandbox.as_ref().map(|s| s.started_at_ns), now_ns);
-        if let Some(network) = stats::network(pod, now_ns) {
-            network.default_interface.iter().chain(&network.interfaces).for_each(|i| sheet.interface(i));
-        }
+        let net_dev = stats::net_dev(pod).unwrap_or_default();
+        stats::counters(&net_dev).iter().for_each(|(name, columns)| sheet.interface(name, columns));
         let of = |(status, stats): &(ContainerStatus, Stats)| {
             let mut sheet = container(pod, status, stats, now_ns);
             let used = self.usage.of(&self.engine, &status.record.id);
-            sheet.add("container_fs_usage_bytes", &[""], used.bytes);
+            sheet.file_system(used.bytes, &self.engine.paths().root);
+            sheet.census(&self.engine.census(&status.cgroup), stats);
             ContainerMetrics { container_id: status.record.id.to_string(), metrics: sheet.metrics }
         };
         PodSandboxMetrics {
@@ -232,7 +283,9 @@ mod tests {
         };
         let mut sheet = Sheet::new(["c", "/id", "i", "n", "ns", "p"]);
         sheet.usage(&stats);
-        sheet.interface(&NetworkInterfaceUsage { rx_bytes: Some(UInt64Value { value: 1 }), ..Default::default() });
+        sheet.interface("eth0", &[1; 16]);
+        sheet.census(&Census { oom_kills: Some(1), limit_hits: Some(1), ..Census::default() }, &stats);
+        sheet.file_system(1, Path::new("/"));
         sheet.times(Some(1), 1);
         let described = descriptors();
         for metric in &sheet.metrics {
@@ -240,7 +293,7 @@ mod tests {
             assert_eq!(descriptor.label_keys.len(), metric.label_values.len(), "{}", metric.name);
         }
         let names: BTreeSet<&str> = sheet.metrics.iter().map(|m| m.name.as_str()).collect();
-        assert!(names.len() >= 28, "{names:?}");
+        assert!(names.len() >= 44, "{names:?}");
         let usage = sheet.metrics.iter().find(|m| m.name == "container_cpu_usage_seconds_total").expect("there");
         assert_eq!(usage.value, Some(UInt64Value { value: 2 }));
         let unknown: BTreeSet<&str> = described.iter().map(|d| d.name.as_str()).collect();

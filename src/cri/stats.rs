@@ -75,22 +75,32 @@ fn swap(stats: &Stats, timestamp: i64) -> Option<SwapUsage> {
     })
 }
 
-/// The interfaces of a network namespace but for its loopback, as /proc/PID/net/dev has them: proc_pid_net(5).
-pub(super) fn interfaces(text: &str) -> Vec<NetworkInterfaceUsage> {
-    let parse = |line: &str| {
-        let (name, numbers) = line.split_once(':')?;
-        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        let at = |index: usize| numbers.get(index).copied().map(|value| UInt64Value { value });
-        let name = name.trim();
-        (name != "lo").then(|| NetworkInterfaceUsage {
-            name: name.to_owned(),
-            rx_bytes: at(0),
-            rx_errors: at(2),
-            tx_bytes: at(8),
-            tx_errors: at(10),
-        })
+/// Columns of /proc/PID/net/dev, proc_pid_net(5): bytes, packets, errs and drop, received and then sent.
+pub(super) const RECEIVED: [usize; 4] = [0, 1, 2, 3];
+pub(super) const SENT: [usize; 4] = [8, 9, 10, 11];
+
+/// The interfaces of a network namespace but for its loopback, each with its columns.
+pub(super) fn counters(text: &str) -> Vec<(&str, Vec<u64>)> {
+    let parse = |line| {
+        let (name, numbers) = str::split_once(line, ':')?;
+        let numbers = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        (name.trim() != "lo").then(|| (name.trim(), numbers))
     };
     text.lines().filter_map(parse).collect()
+}
+
+fn interfaces(text: &str) -> Vec<NetworkInterfaceUsage> {
+    let interface = |(name, numbers): (&str, Vec<u64>)| {
+        let at = |index: usize| numbers.get(index).copied().map(|value| UInt64Value { value });
+        NetworkInterfaceUsage {
+            name: name.to_owned(),
+            rx_bytes: at(RECEIVED[0]),
+            rx_errors: at(RECEIVED[2]),
+            tx_bytes: at(SENT[0]),
+            tx_errors: at(SENT[2]),
+        }
+    };
+    counters(text).into_iter().map(interface).collect()
 }
 
 /// A pod, and its containers that run, each with what it uses.
@@ -201,13 +211,17 @@ impl Cri {
     }
 }
 
-/// Of a pod with a network of its own, seen by its pause process.
-pub(super) fn network(pod: &PodStatus, timestamp: i64) -> Option<NetworkUsage> {
+/// /proc/PID/net/dev of a pod with a network of its own, seen by its pause process.
+pub(super) fn net_dev(pod: &PodStatus) -> Option<String> {
     let pause = pod.sandbox.as_ref()?.pause.pid;
     if pod.record.config.namespaces.network == NamespaceMode::Node {
         return None;
     }
-    let mut interfaces = interfaces(&std::fs::read_to_string(format!("/proc/{pause}/net/dev")).ok()?);
+    std::fs::read_to_string(format!("/proc/{pause}/net/dev")).ok()
+}
+
+fn network(pod: &PodStatus, timestamp: i64) -> Option<NetworkUsage> {
+    let mut interfaces = interfaces(&net_dev(pod)?);
     let default = interfaces.iter().position(|i| i.name == DEFAULT_INTERFACE);
     let default_interface = default.map(|at| interfaces.remove(at));
     Some(NetworkUsage { timestamp, default_interface, interfaces })

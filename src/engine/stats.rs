@@ -3,6 +3,7 @@
 use super::Engine;
 use super::pod::State;
 use super::query::{ContainerStatus, PodStatus};
+use crate::cgroup::census::{self, Census};
 use crate::cgroup::stats::{Depth, Reader, Stats};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,11 @@ impl Engine {
     /// `NotFound` when its cgroup is gone.
     pub fn pod_stats(&self, pod: &PodStatus) -> Result<Stats> {
         self.read_stats(&pod.record.cgroup)
+    }
+
+    /// Who is in a container's cgroup. What is gone counts as nothing.
+    pub fn census(&self, cgroup: &str) -> Census {
+        self.open_cgroup(cgroup).map(|cgroup| census::take(&cgroup)).unwrap_or_default()
     }
 
     fn read_stats(&self, path: &str) -> Result<Stats> {

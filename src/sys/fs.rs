@@ -186,6 +186,15 @@ pub fn is_overlay(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == OVERLAYFS_MAGIC)
 }
 
+/// What the file system of a path has: bytes, inodes, and how many of those are free. statvfs(3).
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn capacity(path: &Path) -> io::Result<(u64, u64, u64)> {
+    let fs = rustix::fs::statvfs(path)?;
+    Ok((fs.f_blocks.saturating_mul(fs.f_frsize), fs.f_files, fs.f_ffree))
+}
+
 /// `name`, if it is one component of a path.
 fn component(name: &str) -> io::Result<&str> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
