@@ -16,11 +16,14 @@ use crate::sys::{capability, credentials, exec, ns, pidfd, prctl};
 use crate::wire::Sandbox;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 /// Neither root's nor a likely user's: what the pause image of Kubernetes runs as.
 const PAUSE_ID: u32 = 65535;
 /// The longest host name, HOST_NAME_MAX of linux/limits.h.
 const MAX_HOSTNAME_BYTES: usize = 64;
+/// How long pause keeps its program mapped, to give it back in a quieter moment.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Signals that end pause (signal(7)).
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
@@ -213,10 +216,16 @@ fn wait_for_the_end(reporter: &Reporter) {
     if exec::close_all_but(&[], false).is_err() {
         clone::exit_now(1);
     }
-    crate::sys::forget_program();
-    while let Ok(signal) = exec::wait_signal() {
-        if matches!(signal, SIGINT | SIGTERM) {
-            clone::exit_now(0);
+    // Not at once: the pod's first container wants this CPU now.
+    let mut settle = Some(SETTLE);
+    while let Ok(signal) = exec::wait_signal(settle) {
+        match signal {
+            Some(SIGINT | SIGTERM) => clone::exit_now(0),
+            Some(_) => {}
+            None => {
+                settle = None;
+                crate::sys::forget_program();
+            }
         }
     }
     clone::exit_now(1);

@@ -88,9 +88,9 @@ fn reap_until(app: u32) -> i32 {
                 return code;
             }
         }
-        match exec::wait_signal() {
-            Ok(SIGCHLD) => {}
-            Ok(signal) => {
+        match exec::wait_signal(None) {
+            Ok(None | Some(SIGCHLD)) => {}
+            Ok(Some(signal)) => {
                 let _ = exec::kill(app, signal); // ESRCH: it has ended, and SIGCHLD says so next
             }
             Err(_) => return 1,

@@ -169,24 +169,33 @@ pub fn block_signals() -> io::Result<()> {
     Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&all), None)?)
 }
 
-/// The next signal that was blocked: `sigwaitinfo`, sigwaitinfo(2).
+/// The next signal that was blocked: `sigtimedwait`, sigtimedwait(2); `None` when the time is over, `timeout: None` waits for ever.
 ///
 /// # Errors
-/// Those of sigwaitinfo(2), but `EINTR`.
-pub fn wait_signal() -> io::Result<i32> {
+/// Those of sigtimedwait(2), but `EINTR` and `EAGAIN`.
+pub fn wait_signal(timeout: Option<std::time::Duration>) -> io::Result<Option<i32>> {
     // SAFETY: sigset_t is plain integers, for which all zeroes is a value.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: it writes to `set` only.
     unsafe { libc::sigfillset(&raw mut set) };
+    // SAFETY: timespec is plain integers, for which all zeroes is a value.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    let time = timeout.map_or(ptr::null(), |timeout| {
+        time.tv_sec = timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+        time.tv_nsec = timeout.subsec_nanos().into();
+        &raw const time
+    });
     loop {
-        // SAFETY: `set` outlives the call, which only reads it; no siginfo is asked for.
-        let signal = unsafe { libc::sigwaitinfo(&raw const set, ptr::null_mut()) };
+        // SAFETY: `set` and what `time` points to outlive the call, which only reads them; no siginfo is asked for.
+        let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), time) };
         if signal > 0 {
-            return Ok(signal);
+            return Ok(Some(signal));
         }
         let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::Interrupted {
-            return Err(e);
+        match e.kind() {
+            io::ErrorKind::WouldBlock => return Ok(None),
+            io::ErrorKind::Interrupted => {}
+            _ => return Err(e),
         }
     }
 }
