@@ -24,8 +24,10 @@ pub mod mmap;
 pub mod mount;
 pub mod ns;
 pub mod openat2;
+pub mod orphan;
 mod param;
 pub mod pidfd;
+pub mod pipe;
 pub mod poll;
 pub mod prctl;
 pub mod probe;
@@ -50,7 +52,7 @@ pub use inherit::inherit_fd;
 pub use memory::{forget_program, malloc_trim, memchr};
 
 pub use param::page_bytes;
-pub use process::{append_line, cpu_time, is_root, kill_self, start_time};
+pub use process::{append_line, cpu_time, ended_children, is_root, kill_self, start_time};
 pub use random::random;
 pub use seccomp::{
     SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,

@@ -42,6 +42,22 @@ pub fn cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// The children of this process that have ended and wait to be reaped: those of all its threads in /proc/self/task/tid/children
+/// (proc_tid_children(5)) whose state is `Z`. None on a kernel without that file (CONFIG_PROC_CHILDREN).
+pub fn ended_children() -> Vec<u32> {
+    let children = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let pids: Vec<u32> = tasks
+        .filter_map(children)
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect();
+    let ended = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    };
+    pids.into_iter().filter(ended).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -48,6 +48,11 @@ impl Child {
         session::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL)
     }
 
+    /// By which it can be waited for together with others.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Waits until it has ended, and reaps it.
     ///
     /// # Errors
