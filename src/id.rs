@@ -86,6 +86,13 @@ hex_id!(InstanceId, INSTANCE_HEX, "An instance of `podwright run`: 8 lower-case 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExecId(pub u32);
 
+impl ExecId {
+    /// Reads what it is written as.
+    pub fn parse(name: &str) -> Option<ExecId> {
+        name.strip_prefix("exec-")?.parse().ok().map(ExecId)
+    }
+}
+
 impl fmt::Display for ExecId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "exec-{}", self.0)

@@ -5,7 +5,7 @@
 //! | `Hello`           |                                    | `Hello`               |                                      |
 //! | `Join`            | cgroup.procs of the shims' cgroup  | `Done`                |                                      |
 //! | `CreateSandbox`   | pause cgroup, listening socket, [flight] | `Sandbox`       | pidfd of pause                       |
-//! | `Start`           | container cgroup                   | `Started`             | pidfd, then stdout, stderr or the pty |
+//! | `Start`           | container cgroup                   | `Started`             | pidfd; stdout, stderr or the pty; stdin if it is open |
 //! | `Exec`            | stdin, stdout, stderr              | `Executed`, at its end |                                     |
 //! | `Signal`          |                                    | `Done`                |                                      |
 //! | `Kill`            |                                    | `Done`                |                                      |
@@ -15,8 +15,13 @@
 //! | `List`            |                                    | `List`                |                                      |
 //! | `Shutdown`        |                                    | `Done`, then it exits |                                      |
 //! | `CancelExec` (2)  |                                    | `Done`; `Exec` is answered as well, at its end |             |
+//! | `Duplicate` (2)   |                                    | `Duplicates`          | pidfd, then the streams it names     |
+//! | `Adopt` (2)       | listening socket, pidfd of pause   | `Done`                |                                      |
+//! | `AdoptContainer` (2) | container cgroup, pidfd, then the streams it names | `Done` |                                   |
 //!
-//! The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they outlive the shim.
+//! (2): from version 2 on. The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they
+//! outlive the shim. When it has died they go to another one, with `Adopt` instead of `CreateSandbox` and an `AdoptContainer` for each
+//! container; an engine that comes later asks for them (`Duplicate`).
 //! The flight recorder is opened by its path; a descriptor for it is not looked at.
 //!
 //! Unasked, to every connection: `Event`. Any request may be answered by `Failed`. Answers carry the request's number and may
@@ -29,12 +34,12 @@
 //!
 //! A frame is the length of the JSON text (u32, little endian) and the text; file descriptors ride along with the
 //! first byte (SCM_RIGHTS, unix(7)). The first message each way is `Hello` with the versions understood; both go on with the
-//! highest common one; each release keeps the one before it. (2): from version 2 on; with a shim of version 1 everything else works.
+//! highest common one; each release keeps the one before it. With a shim of version 1 everything works but what (2) is for.
 
 use crate::error::{Error, Kind};
 use crate::id::{ContainerId, ExecId, PodId};
 use crate::state::model::{NamespaceMode, Namespaces};
-use crate::state::record::{ExitRecord, ExitStatus, Process, ProcessRecord, User};
+use crate::state::record::{ExitRecord, ExitStatus, Process, ProcessRecord, StdStream, User};
 use crate::state::spec::SpecText;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -43,6 +48,8 @@ use std::path::PathBuf;
 pub const VERSIONS: (u32, u32) = (1, 2);
 /// The version from which on an exec can be cancelled.
 pub const CANCELLATION: u32 = 2;
+/// The version from which on a shim can be taken over from, and can take over.
+pub const ADOPTION: u32 = 2;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.
@@ -107,6 +114,33 @@ pub enum Request {
         container: ContainerId,
         exec: ExecId,
     },
+    /// Of a running container, or of pause.
+    Duplicate {
+        container: Option<ContainerId>,
+    },
+    Adopt(Box<Adopt>),
+    AdoptContainer(Box<AdoptContainer>),
+}
+
+/// The pod of a shim that has died.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Adopt {
+    pub pod: PodId,
+    /// As [`Sandbox::dir`].
+    pub dir: PathBuf,
+    /// Pause runs, or its end is still to be learned from its pidfd.
+    pub sandbox: SandboxState,
+}
+
+/// A container of a shim that has died: it runs, or its end is still to be learned from its pidfd.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AdoptContainer {
+    /// As it was started with: an exec is confined as it says, and it names the log.
+    pub launch: Launch,
+    pub process: ProcessRecord,
+    pub warnings: Vec<String>,
+    /// Those that ride along, in this order.
+    pub streams: Vec<StdStream>,
 }
 
 /// The pod's pause process and namespaces.
@@ -208,11 +242,21 @@ pub struct Exec {
 /// An answer of the shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    Hello { version: u32, pod: Option<PodId> },
+    Hello {
+        version: u32,
+        pod: Option<PodId>,
+    },
     Sandbox(SandboxState),
     Started(ContainerState),
     Executed(Executed),
-    List { sandbox: Option<SandboxState>, containers: Vec<ContainerState> },
+    List {
+        sandbox: Option<SandboxState>,
+        containers: Vec<ContainerState>,
+    },
+    /// Which streams ride along.
+    Duplicates {
+        streams: Vec<StdStream>,
+    },
     Done,
     Failed(Failure),
 }

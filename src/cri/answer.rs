@@ -260,6 +260,7 @@ mod tests {
                 process: Process { pid: 7, start_time: 1 },
                 started_at_ns: 2,
                 user: User { uid: 5, gid: 6, groups: vec![7] },
+                pipes: vec![],
             }),
             exit,
             child_oom: false,

@@ -101,11 +101,13 @@ pub(super) struct Watched {
     pub(super) token: u64,
 }
 
-/// A child of ours that has not been reaped.
+/// A process whose end is still to be learned.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) pidfd: Watched,
+    /// Ours to be reaped; else it was adopted.
+    pub(super) child: bool,
 }
 
 /// A container whose end was not told yet.

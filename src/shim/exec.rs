@@ -29,10 +29,11 @@ pub(super) struct RunningExec {
     empty: Option<Watched>,
 }
 
-/// The request that started a container, read again.
+/// The request that started a container, or handed it over, read again.
 fn launch_of(text: &[u8]) -> Result<Box<Launch>, Failure> {
     match serde_json::from_slice(text) {
         Ok(ToShim { request: Request::Start(launch), .. }) => Ok(launch),
+        Ok(ToShim { request: Request::AdoptContainer(adopt), .. }) => Ok(Box::new(adopt.launch)),
         _ => Err(Failure::from(&Error::internal("the request that started the container is not readable any more"))),
     }
 }
@@ -76,7 +77,7 @@ impl Shim {
                 return Err(failure(e));
             }
         };
-        let process = Process { pid: child.process.pid, pidfd: Watched { fd: child.pidfd, token } };
+        let process = Process { pid: child.process.pid, pidfd: Watched { fd: child.pidfd, token }, child: true };
         self.execs.insert(key.clone(), RunningExec { cgroup, process: Some(process), empty: None });
         let deadline = (exec.timeout_ns > 0).then(|| began.checked_add(Duration::from_nanos(exec.timeout_ns)));
         self.machine.exec_started(key, ticket, deadline.flatten());
@@ -104,7 +105,7 @@ impl Shim {
 
     fn exec_ended(&mut self, key: &ExecKey) -> Vec<Action> {
         let Some(exec) = self.execs.get_mut(key) else { return Vec::new() };
-        let Some(status) = exec.process.as_ref().and_then(|process| reap(process.pidfd.fd.as_fd())) else {
+        let Some(status) = exec.process.as_ref().and_then(reap) else {
             return Vec::new();
         };
         if let Some(process) = exec.process.take() {

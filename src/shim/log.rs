@@ -7,7 +7,7 @@
 use crate::error::{Context, Result};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -171,6 +171,22 @@ impl Log {
     /// Naming the path.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Log { path: path.to_owned(), file: open(path)?, torn: false, lost_bytes: 0, lost_in_all_bytes: 0 })
+    }
+
+    /// Opens a log that another process has written until it was killed, perhaps in the middle of an entry: the next one starts on a line of
+    /// its own.
+    ///
+    /// # Errors
+    /// Naming the path.
+    pub fn resume(path: &Path) -> Result<Self> {
+        let log = Log::open(path)?;
+        let doing = || format!("read the end of log {}", path.display());
+        let len = log.file.metadata().context(doing)?.len();
+        let mut last = [b'\n'];
+        if let Some(at) = len.checked_sub(1) {
+            File::open(path).and_then(|file| file.read_at(&mut last, at)).context(doing)?;
+        }
+        Ok(Log { torn: last != [b'\n'], ..log })
     }
 
     /// Opens the path again: it was renamed by whoever rotates. On an error the old file is written on.
@@ -347,6 +363,22 @@ mod tests {
         log.write(&mut batch).expect("write");
         let read = |path| std::fs::read_to_string(path).expect("read")[STAMP_BYTES..].to_owned();
         assert_eq!((read(&old), read(&path)), (" stdout F one\n".to_owned(), " stdout F two\n".to_owned()));
+    }
+
+    #[test]
+    fn a_log_that_ends_in_the_middle_of_an_entry_goes_on_in_the_next_line() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("0.log");
+        let (mut lines, mut batch) = (Lines::new(Stream::Stdout), Batch::default());
+        for (before, after) in [("", ""), ("whole\n", "whole\n"), ("whole\nto", "whole\nto\n")] {
+            std::fs::write(&path, before).expect("plant");
+            let mut log = Log::resume(&path).expect("resume");
+            lines.take(b"next\n", &mut batch);
+            log.write(&mut batch).expect("write");
+            let text = std::fs::read_to_string(&path).expect("read");
+            let written = text.strip_prefix(after).unwrap_or_else(|| panic!("{text:?}"));
+            assert_eq!(&written[STAMP_BYTES..], " stdout F next\n");
+        }
     }
 
     #[test]

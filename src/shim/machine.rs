@@ -2,9 +2,9 @@
 //! tells what happened and does what [`Action`] says.
 //!
 //! ```text
-//! pod        None --CreateSandbox--> Up --StopSandbox--> Stopping --pause has ended--> Down
+//! pod        None --CreateSandbox, Adopt--> Up --StopSandbox--> Stopping --pause has ended--> Down
 //!                                    Up --pause has ended-----------------------------> Down
-//! container  (unknown) --Start--> Running --first process has ended--> Ending --cgroup is empty--> Ended --Forget--> (unknown)
+//! container  (unknown) --Start, AdoptContainer--> Running --first process has ended--> Ending --cgroup is empty--> Ended --Forget--> (unknown)
 //!            (unknown) --Start fails--> Failed --Forget--> (unknown)
 //! exec       (unknown) --Exec--> Running --first process has ended, answered--> Lingering --cgroup is empty--> (unknown)
 //!                                Running --its connection is gone, killed-------> Lingering
@@ -209,12 +209,16 @@ impl Machine {
             Request::Hello { .. } => Ok(Accept::Do),
             _ if !greeted => Err(Error::precondition("the first message must be Hello")),
             Request::Join | Request::List => Ok(Accept::Do),
-            Request::CreateSandbox(_) if self.sandbox.is_some() => {
+            Request::CreateSandbox(_) | Request::Adopt(_) if self.sandbox.is_some() => {
                 Err(Error::new(Kind::AlreadyExists, "this shim has its sandbox"))
             }
-            Request::CreateSandbox(_) if self.stopping => Err(Error::precondition("the sandbox was stopped")),
-            Request::CreateSandbox(_) => Ok(Accept::Do),
+            Request::CreateSandbox(_) | Request::Adopt(_) if self.stopping => {
+                Err(Error::precondition("the sandbox was stopped"))
+            }
+            Request::CreateSandbox(_) | Request::Adopt(_) => Ok(Accept::Do),
             Request::Start(launch) => self.accept_start(launch),
+            Request::AdoptContainer(adopt) => self.accept_container(&adopt.launch),
+            Request::Duplicate { container } => self.accept_duplicate(container.as_ref()),
             Request::Exec(exec) => self.accept_exec(exec),
             Request::Signal { signal, .. } if !(1..=64).contains(signal) => {
                 Err(Error::invalid(format!("signal {signal} is not one of 1 to 64")))
@@ -234,13 +238,7 @@ impl Machine {
 
     fn accept_start(&self, launch: &wire::Launch) -> Result<Accept> {
         let name = launch.container.short();
-        self.up()?;
-        if self.containers.contains_key(&launch.container) {
-            return Err(Error::new(Kind::AlreadyExists, format!("container {name} was started before")));
-        }
-        if self.containers.len() >= wire::MAX_CONTAINERS {
-            return Err(Error::exhausted(format!("the pod has {} containers already", wire::MAX_CONTAINERS)));
-        }
+        self.accept_container(launch)?;
         if let crate::state::model::NamespaceMode::Target(target) = &launch.namespaces.pid
             && !self.is_running(target)
         {
@@ -248,6 +246,29 @@ impl Machine {
             return Err(Error::precondition(text));
         }
         Ok(Accept::Do)
+    }
+
+    /// One more container, started here or elsewhere.
+    fn accept_container(&self, launch: &wire::Launch) -> Result<Accept> {
+        let name = launch.container.short();
+        self.up()?;
+        if self.containers.contains_key(&launch.container) {
+            return Err(Error::new(Kind::AlreadyExists, format!("container {name} was started before")));
+        }
+        if self.containers.len() >= wire::MAX_CONTAINERS {
+            return Err(Error::exhausted(format!("the pod has {} containers already", wire::MAX_CONTAINERS)));
+        }
+        Ok(Accept::Do)
+    }
+
+    fn accept_duplicate(&self, container: Option<&ContainerId>) -> Result<Accept> {
+        match container {
+            None => self.up().map(|()| Accept::Do),
+            Some(id) => match self.accept_while_running(id)? {
+                Accept::Do => Ok(Accept::Do),
+                Accept::Already => Err(Error::precondition(format!("container {} has ended", id.short()))),
+            },
+        }
     }
 
     fn accept_exec(&self, exec: &wire::Exec) -> Result<Accept> {

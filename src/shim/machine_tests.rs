@@ -60,7 +60,7 @@ fn sandbox() -> SandboxState {
 
 fn state(letter: char) -> ContainerState {
     let process = Process { pid: 3, start_time: 0 };
-    let process = ProcessRecord { process, started_at_ns: 0, user: User::default() };
+    let process = ProcessRecord { process, started_at_ns: 0, user: User::default(), pipes: Vec::new() };
     ContainerState { container: id(letter), process, exit: None, warnings: Vec::new() }
 }
 

@@ -9,10 +9,12 @@
 //! * `connection`  frames and descriptors over a socket
 //! * `stdio`, `log`  a container's streams, and the CRI's log format
 //! * `reap`        ends: of pause, containers, execs, strays; the record, then the event
+//! * `adopt`       what a shim that died has left: pidfds, streams, logs
 //! * `exec`        a further process in a container, its cgroup and its deadline
 //!
 //! Not here: how a process is confined ([`crate::launch`]), which cgroups there are and what limits they have (the engine).
 
+mod adopt;
 mod connection;
 mod event_loop;
 mod exec;

@@ -1,6 +1,6 @@
 //! Ends: children are reaped, what is left of a container is killed, its output drained, its record written; then it is told.
 
-use super::event_loop::{Container, Shim, Source, Watched};
+use super::event_loop::{Container, Process, Shim, Source, Watched};
 use super::log::Stream;
 use super::machine::{Action, End};
 use super::requests::now_ns;
@@ -12,7 +12,7 @@ use crate::state::record::{self, Durability, ExitRecord, ExitStatus};
 use crate::sys::epoll::Interest;
 use crate::sys::session::{parent_dir, pidfd_send_signal};
 use crate::sys::wait::{self, Wait};
-use crate::sys::{fs, pidfd};
+use crate::sys::{fs, orphan, pidfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const REAPS_A_TURN: usize = 1 << 16;
 /// How long the shim waits for what it killed before it becomes a sweep, which waits on.
 const SWEEP_WAIT: Duration = Duration::from_secs(3);
 const SIGKILL: i32 = 9;
+/// Why an end is Unknown.
+const UNSEEN: &str = "its exit code was seen by nobody: the shim that was its parent had died";
 
 impl From<Wait> for ExitStatus {
     fn from(wait: Wait) -> ExitStatus {
@@ -33,8 +35,13 @@ impl From<Wait> for ExitStatus {
     }
 }
 
-/// How a child of ours ended; `None` while it runs.
-pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
+/// How a process ended; `None` while it runs. A child of ours is reaped by that.
+pub(super) fn reap(process: &Process) -> Option<ExitStatus> {
+    let pidfd = process.pidfd.fd.as_fd();
+    if !process.child {
+        let unknown = || orphan::has_ended(pidfd).unwrap_or(true).then_some(ExitStatus::Unknown);
+        return orphan::how_it_ended(pidfd).map(ExitStatus::from).or_else(unknown);
+    }
     match wait::waitid_pidfd(pidfd) {
         Ok(ended) => ended.map(ExitStatus::from),
         Err(_) => Some(ExitStatus::Unknown), // ECHILD: it was a child, so somebody took its status
@@ -118,7 +125,7 @@ impl Shim {
 
     pub(super) fn reap_pause(&mut self) {
         let Some(pause) = &self.pause else { return };
-        let Some(status) = reap(pause.pidfd.fd.as_fd()) else { return };
+        let Some(status) = reap(pause) else { return };
         // No namespace of the pod is held here but by this: with it they are gone.
         if let Some(pause) = self.pause.take() {
             self.poll.remove(pause.pidfd.fd.as_fd(), pause.pidfd.token);
@@ -152,7 +159,7 @@ impl Shim {
 
     pub(super) fn reap_container(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(status) = container.process.as_ref().and_then(|process| reap(process.pidfd.fd.as_fd())) else {
+        let Some(status) = container.process.as_ref().and_then(reap) else {
             return;
         };
         let finished_at_ns = now_ns();
@@ -226,15 +233,12 @@ impl Shim {
             self.poll.remove(watched.fd.as_fd(), watched.token);
         }
         fault::point("shim.container.drained");
+        // Whoever reads the log cannot see that, and this is where they look next.
         let lost = container.streams.lost_bytes();
-        if lost > 0 {
-            // Whoever reads the log cannot see that, and this is where they look next.
-            record.message = [record.message, format!("{lost} bytes of its log could not be written and are lost")]
-                .into_iter()
-                .filter(|text| !text.is_empty())
-                .collect::<Vec<_>>()
-                .join("; ");
-        }
+        let lost = (lost > 0).then(|| format!("{lost} bytes of its log could not be written and are lost"));
+        let unseen = (record.status == ExitStatus::Unknown).then(|| UNSEEN.to_owned());
+        let told = (!record.message.is_empty()).then_some(record.message);
+        record.message = [told, unseen, lost].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let written = record::write(&container.dir.join("exit.json"), &record, Durability::Boot);
         self.noted(written);
         fault::point("shim.container.recorded");

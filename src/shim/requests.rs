@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// An answer, and the descriptors that go with it.
-type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
+pub(super) type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
 
 /// Nanoseconds since the epoch.
 pub(super) fn now_ns() -> i64 {
@@ -30,7 +30,7 @@ pub(super) fn now_ns() -> i64 {
 }
 
 /// The descriptors that a request must carry, in its order.
-fn carried<const N: usize>(fds: Vec<OwnedFd>) -> Result<([OwnedFd; N], Vec<OwnedFd>)> {
+pub(super) fn carried<const N: usize>(fds: Vec<OwnedFd>) -> Result<([OwnedFd; N], Vec<OwnedFd>)> {
     let mut fds = fds.into_iter();
     let first: Vec<OwnedFd> = fds.by_ref().take(N).collect();
     let missing = |got: Vec<OwnedFd>| Error::invalid(format!("{} descriptors came with it, not {N}", got.len()));
@@ -101,6 +101,9 @@ impl Shim {
                 done()
             }
             Request::List => Ok((self.machine.list(), Vec::new())),
+            Request::Duplicate { container } => self.duplicate(container.as_ref()).map_err(failure),
+            Request::Adopt(adopt) => self.adopt(&adopt, frame.fds).map_err(failure),
+            Request::AdoptContainer(adopt) => self.adopt_container(&adopt, frame),
             Request::Shutdown => {
                 self.note("shut down");
                 let mut actions = self.reply(ticket, Reply::Done, Vec::new());
@@ -162,7 +165,7 @@ impl Shim {
             }
         };
         fault::point("shim.create_sandbox.recorded");
-        self.pause = Some(Process { pid: pause.pid, pidfd: Watched { fd: child.pidfd, token } });
+        self.pause = Some(Process { pid: pause.pid, pidfd: Watched { fd: child.pidfd, token }, child: true });
         let state = SandboxState { pause, started_at_ns, exit: None };
         self.machine.sandbox_started(state.clone());
         Ok(state)
@@ -216,7 +219,8 @@ impl Shim {
             launch::spawn::start(launch, pause.pidfd.fd.as_fd(), target, cgroup.as_fd(), &mut self.devices, stdio)
                 .map_err(|e: StartError| Failure::from(e))?;
         fault::point("shim.start.cloned");
-        let process = ProcessRecord { process: started.child.process, started_at_ns: now_ns(), user: started.user };
+        let (process, user) = (started.child.process, started.user);
+        let process = ProcessRecord { process, started_at_ns: now_ns(), user, pipes: streams.pipes() };
         let written = record::write(&launch.dir.join("process.json"), &process, Durability::Boot);
         let ready = written
             .and_then(|()| started.terminal.map_or(Ok(()), |master| streams.terminal(master)))
@@ -232,7 +236,7 @@ impl Shim {
         fault::point("shim.start.recorded");
         let pidfd = Watched { fd: started.child.pidfd, token };
         let container = Container {
-            process: Some(Process { pid: process.process.pid, pidfd }),
+            process: Some(Process { pid: process.process.pid, pidfd, child: true }),
             dir: launch.dir.clone(),
             launch: frame.text.into_boxed_slice(),
             streams,
@@ -250,16 +254,14 @@ impl Shim {
     }
 
     /// Watches the pidfd and the streams; gives duplicates of them all for the engine, pidfd first.
-    fn watch_container(
+    pub(super) fn watch_container(
         &mut self,
         id: &ContainerId,
         pidfd: std::os::fd::BorrowedFd<'_>,
         streams: &Streams,
     ) -> Result<(u64, Vec<OwnedFd>)> {
         let mut fds = vec![pidfd.try_clone_to_owned().context(|| "dup a pidfd")?];
-        for (_, fd) in streams.fds() {
-            fds.push(fd.try_clone_to_owned().context(|| "dup a stream")?);
-        }
+        fds.extend(streams.duplicates()?.into_iter().map(|(_, fd)| fd));
         let token = self.poll.add(pidfd, Source::Container(id.clone()), Interest::Read)?;
         let mut watched: Vec<(Stream, u64)> = Vec::new();
         for (stream, fd) in streams.fds() {

@@ -3,6 +3,8 @@
 use super::log::{BATCH_BYTES, Batch, Lines, Log, Stream};
 use crate::error::{Context, Result};
 use crate::launch::ChildStdio;
+use crate::state::record::StdStream;
+use crate::sys::pipe::{inode, lasting_pipe};
 use crate::sys::session::set_nonblocking;
 use crate::wire;
 use std::fs::File;
@@ -50,8 +52,9 @@ struct Output {
 pub struct Streams {
     stdout: Option<Output>,
     stderr: Option<Output>,
-    /// Held open so that a program that reads its input waits; attach will write to it.
-    _stdin: Option<OwnedFd>,
+    /// Held open so that a program that reads its input waits; attach will write to it. The engine holds a duplicate, and is to let it go
+    /// when this side closes it.
+    stdin: Option<OwnedFd>,
     log: Option<Log>,
 }
 
@@ -66,20 +69,68 @@ impl Streams {
             return Ok((ChildStdio::Terminal, Streams { log, ..Streams::default() }));
         }
         let (stdin, held) = if stdio.stdin {
-            let (reader, writer) = pipe()?;
-            (reader, Some(writer))
+            let (reader, writer) = std::io::pipe().context(|| "pipe")?;
+            (reader.into(), Some(writer.into()))
         } else {
             (File::open("/dev/null").context(|| "open /dev/null")?.into(), None)
         };
-        let (stdout_reader, stdout) = pipe()?;
-        let (stderr_reader, stderr) = pipe()?;
+        // Where nobody reads any more because shim and engine were killed, a container is to wait for those who come after them.
+        let (stdout_reader, stdout) = lasting_pipe().context(|| "pipe")?;
+        let (stderr_reader, stderr) = lasting_pipe().context(|| "pipe")?;
         let streams = Streams {
             stdout: Some(Output::new(stdout_reader, Stream::Stdout)?),
             stderr: Some(Output::new(stderr_reader, Stream::Stderr)?),
-            _stdin: held,
+            stdin: held,
             log,
         };
         Ok((ChildStdio::Fds { stdin, stdout, stderr }, streams))
+    }
+
+    /// The streams of a container that another shim has started; its log is written on. A log that cannot be opened is told, and the
+    /// container goes on without.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn adopt(
+        stdio: &wire::Stdio,
+        given: impl Iterator<Item = (StdStream, OwnedFd)>,
+    ) -> Result<(Streams, Result<()>)> {
+        let (log, logged) = match stdio.log.as_deref().map(Log::resume).transpose() {
+            Ok(log) => (log, Ok(())),
+            Err(e) => (None, Err(e)),
+        };
+        let mut streams = Streams { log, ..Streams::default() };
+        for (stream, fd) in given {
+            match stream {
+                StdStream::Stdin => streams.stdin = Some(fd),
+                StdStream::Stdout => streams.stdout = Some(Output::new(fd, Stream::Stdout)?),
+                StdStream::Stderr => streams.stderr = Some(Output::new(fd, Stream::Stderr)?),
+            }
+        }
+        Ok((streams, logged))
+    }
+
+    /// All that are open, and which they are.
+    fn all(&self) -> impl Iterator<Item = (StdStream, BorrowedFd<'_>)> {
+        let named = |(stream, fd)| match stream {
+            Stream::Stdout => (StdStream::Stdout, fd),
+            Stream::Stderr => (StdStream::Stderr, fd),
+        };
+        self.fds().map(named).chain(self.stdin.iter().map(|fd| (StdStream::Stdin, fd.as_fd())))
+    }
+
+    /// Duplicates of all that are open, stdout first, stdin last.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn duplicates(&self) -> Result<Vec<(StdStream, OwnedFd)>> {
+        let dup = |(stream, fd): (_, BorrowedFd<'_>)| Ok((stream, fd.try_clone_to_owned().context(|| "dup a stream")?));
+        self.all().map(dup).collect()
+    }
+
+    /// The inode numbers of those that are pipes, before there is a terminal.
+    pub fn pipes(&self) -> Vec<(StdStream, u64)> {
+        self.all().filter_map(|(stream, fd)| Some((stream, inode(fd).ok()?))).collect()
     }
 
     /// The master of the container's terminal: all of it is logged as stdout.
@@ -180,12 +231,6 @@ impl Output {
     }
 }
 
-/// Reader and writer, close-on-exec.
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = std::io::pipe().context(|| "pipe")?;
-    Ok((reader.into(), writer.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,8 +266,14 @@ mod tests {
     #[test]
     fn a_writer_that_never_stops_does_not_hold_up_the_end() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let (mut stdout, _stderr, mut streams) = streams(&dir.path().join("log"));
-        let writer = std::thread::spawn(move || while stdout.write_all(b"endless\n").is_ok() {});
+        let (stdout, _stderr, mut streams) = streams(&dir.path().join("log"));
+        // One that only writes, and sees by that when the reader has gone.
+        let pipe = inode(stdout.as_fd()).expect("fstat");
+        let writer = crate::sys::pipe::reopen(std::process::id(), pipe, true).expect("open").expect("it is there");
+        drop(stdout);
+        let gone = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
+        let mut writer = File::from(writer);
+        let writer = std::thread::spawn(move || while !writer.write(b"endless\n").as_ref().is_err_and(gone) {});
         streams.drain(Stream::Stdout, &mut Buffers::default()).expect("drain");
         writer.join().expect("the pipe was closed under it");
     }

@@ -9,6 +9,7 @@
 //!     pods/<pod>/
 //!       pod.json                     PodRecord         engine, once
 //!       sandbox.json                 SandboxRecord     shim, once: the pause process
+//!       shim.json                    ShimRecord        engine: the shim that took over from a dead one
 //!       stopped.json                 StoppedRecord     engine, once: StopPodSandbox has ended
 //!       shim.sock                    made by the engine, listened on by the shim
 //!       flight                       the flight recorder, written by both
@@ -24,7 +25,7 @@
 //!   pods/<pod>/{volumes,logs}/       emptyDir volumes, and logs of pods that gave no log directory
 //! ```
 //!
-//! No mutable record but `resources.json`: a status is which of the records exist ([`super::record`]).
+//! No mutable record but `resources.json` and `shim.json`: a status is which of the records exist ([`super::record`]).
 
 use crate::id::{ContainerId, InstanceId, PodId};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,10 @@ impl Paths {
 
     pub fn stopped_record(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("stopped.json")
+    }
+
+    pub fn shim_record(&self, pod: &PodId) -> PathBuf {
+        self.pod(pod).join("shim.json")
     }
 
     pub fn shim_socket(&self, pod: &PodId) -> PathBuf {

@@ -157,6 +157,7 @@ pub struct PodRecord {
     pub boot_id: String,
     /// The pod's cgroup, absolute in the v2 hierarchy.
     pub cgroup: String,
+    /// The shim it was born with; [`ShimRecord`] has the one that took over, if any did.
     pub shim: Process,
 }
 record!(PodRecord, "pod");
@@ -205,8 +206,29 @@ pub struct ProcessRecord {
     pub process: Process,
     pub started_at_ns: i64,
     pub user: User,
+    /// The pipes that its streams were given, by inode number: how they are found again when whoever held them has died.
+    #[serde(default)]
+    pub pipes: Vec<(StdStream, u64)>,
 }
 record!(ProcessRecord, "process");
+
+/// A standard stream of a container, this side of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StdStream {
+    /// The writing end.
+    Stdin,
+    /// The reading end; the master of a terminal.
+    Stdout,
+    /// The reading end.
+    Stderr,
+}
+
+/// `shim.json`: the shim that a pod has instead of the one it was born with, which died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimRecord {
+    pub shim: Process,
+}
+record!(ShimRecord, "shim");
 
 /// Who a container runs as, after every name was looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
