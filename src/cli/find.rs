@@ -79,7 +79,7 @@ impl Found {
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     Pod(Found),
-    Container(Found, ContainerStatus),
+    Container(Found, Box<ContainerStatus>),
 }
 
 /// All pods, the newest first, after what dead instances left was taken away.
@@ -128,7 +128,7 @@ pub(super) fn target(all: &[Found], word: &str) -> Result<Target> {
     Ok(match resolve(&entries, word)? {
         Place { pod, container: None } => Target::Pod(all[pod].clone()),
         Place { pod, container: Some(index) } => {
-            Target::Container(all[pod].clone(), all[pod].containers[index].clone())
+            Target::Container(all[pod].clone(), Box::new(all[pod].containers[index].clone()))
         }
     })
 }
@@ -140,7 +140,7 @@ pub(super) fn target(all: &[Found], word: &str) -> Result<Target> {
 /// As [`targets`]; `InvalidArgument` for a pod of several, listing them.
 pub(super) fn container(all: &[Found], word: &str, name: Option<&str>) -> Result<(Found, ContainerStatus)> {
     let found = match (target(all, word)?, name) {
-        (Target::Container(found, container), None) => return Ok((found, container)),
+        (Target::Container(found, container), None) => return Ok((found, *container)),
         (Target::Container(_, container), Some(_)) => {
             let own = &container.record.config.name;
             return Err(Error::invalid(format!("{word:?} is container {own} already; leave --container out")));

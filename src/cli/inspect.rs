@@ -174,7 +174,7 @@ fn pod(found: &Found) -> Result<PodView> {
         log_directory: config.log_directory.as_ref().map(|d| d.display().to_string()),
         owner_pid: sweep::owner(engine.paths())?.map(|owner| owner.pid),
         daemons: engine.paths().instance.is_none(),
-        shim_pid: record.shim.pid,
+        shim_pid: found.pod.shim.pid,
         pause_pid: found.pod.sandbox.as_ref().filter(|s| s.exit.is_none()).map(|s| s.pause.pid),
         shim_lost: found.pod.shim_lost,
         limits,

@@ -164,7 +164,7 @@ fn listed(all: &[Found], targets: &[String]) -> Result<Vec<(Found, ContainerStat
     for target in find::targets(all, targets)? {
         match target {
             Target::Pod(found) => list.extend(of(&found)),
-            Target::Container(found, container) => list.push((found, container)),
+            Target::Container(found, container) => list.push((found, *container)),
         }
     }
     Ok(list)

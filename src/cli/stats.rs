@@ -130,7 +130,7 @@ fn subjects(all: &[Found], targets: &[String]) -> Result<Vec<Subject>> {
     for target in find::targets(all, targets)? {
         match target {
             Target::Pod(found) => subjects.extend(pod(&found)),
-            Target::Container(found, container) => subjects.push(Subject { found, container: Some(container) }),
+            Target::Container(found, container) => subjects.push(Subject { found, container: Some(*container) }),
         }
     }
     Ok(subjects)

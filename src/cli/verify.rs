@@ -188,7 +188,7 @@ fn namespaces(found: &Found, container: &ContainerStatus, pid: u32) -> Namespace
         link.map(|l| l.to_string_lossy().into_owned()).unwrap_or_default()
     };
     // Of the shim, which left none of those it was started in: this command may run elsewhere.
-    let host = found.pod.record.shim.pid.to_string();
+    let host = found.pod.shim.pid.to_string();
     let pause = found.pod.sandbox.as_ref().map_or_else(String::new, |s| s.pause.pid.to_string());
     let target = container.record.config.security.pid_target.as_ref();
     let target = target.and_then(|id| found.containers.iter().find(|c| c.record.id == *id)?.process.as_ref());

@@ -84,7 +84,7 @@ impl Cri {
             "pid": pid,
             "cgroup": status.record.cgroup,
             "config": status.record.config,
-            "shim": status.record.shim,
+            "shim": status.shim,
             "shimLost": status.shim_lost,
             "limits": status.limits,
             "warnings": status.warnings,

@@ -112,7 +112,7 @@ impl Engine {
         if config.args.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("exec: no command"));
         }
-        let shim = pod.shim()?;
+        let shim = pod.shim_soon().await?;
         let mut number = [0; 4];
         sys::random(&mut number);
         let (exec, timeout) = (ExecId(u32::from_le_bytes(number)), config.timeout);

@@ -9,6 +9,7 @@
 //!
 //! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
 
+pub mod adopt;
 mod cgroups;
 mod create_container;
 pub mod etc;
@@ -16,6 +17,7 @@ pub mod events;
 pub mod exec;
 pub mod in_use;
 pub mod oci;
+mod orphans;
 pub mod pod;
 pub mod query;
 pub mod quarantine;
@@ -95,6 +97,10 @@ struct Inner {
     quarantine: Mutex<BTreeMap<PathBuf, String>>,
     /// Another engine has these pods: a shim that dies or does not answer is that one's concern ([`Engine::observe`]).
     observer: AtomicBool,
+    /// Everything is to go: a shim that has died is not replaced.
+    sweeper: AtomicBool,
+    /// The cgroups of pods whose shim has died under this engine: what ends there may be this process's to reap. `None` until one has.
+    orphans: Mutex<Option<BTreeMap<PodId, String>>>,
 }
 
 impl Engine {
@@ -121,6 +127,8 @@ impl Engine {
             parked: Mutex::default(),
             quarantine: Mutex::default(),
             observer: AtomicBool::new(false),
+            sweeper: AtomicBool::new(false),
+            orphans: Mutex::default(),
         })))
     }
 
@@ -163,6 +171,11 @@ impl Engine {
         self.0.observer.load(Ordering::Relaxed)
     }
 
+    /// Whether everything is to go.
+    pub(crate) fn is_sweeper(&self) -> bool {
+        self.0.sweeper.load(Ordering::Relaxed)
+    }
+
     fn pods_mut(&self) -> MutexGuard<'_, HashMap<PodId, Arc<Pod>>> {
         self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,6 +210,8 @@ impl Engine {
         }
         let fd =
             Arc::new(sys::memfd::sealed_self("podwright-shim").context(|| "copy this program into a sealed memfd")?);
+        // From the first shim on: what one that dies leaves comes here.
+        sys::session::set_child_subreaper().context(|| "become subreaper")?;
         *program = Some(fd.clone());
         Ok(fd)
     }

@@ -5,26 +5,35 @@
 //!
 //!   (none) --create--> CREATED --start--> RUNNING --exit--> EXITED --remove--> (none)
 //!                         |                  |                 ^
-//!                         |                  +-- shim died ----+   Unknown/255
+//!                         |                  +- given up ------+   its shim died and it could not be handed over ([`super::adopt`])
 //!                         +----- start failed -----------------+   StartError/128
 //! ```
 //! Only this file changes a status, and only from an answer or event of the shim or from a record.
 
-use super::Engine;
+use super::adopt::Held;
 use super::events::{Event, EventKind};
 use super::shim::{Heard, Shim};
+use super::{Engine, blocking, orphans};
 use crate::cgroup::Row;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::Flight;
 use crate::state::model::{PodCgroup, Resources};
-use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, ProcessRecord};
+use crate::state::record::{
+    self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, Process, ProcessRecord,
+};
 use crate::sys::spawn::Child;
 use crate::wire;
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+
+/// How long a verb waits for the successor of a shim that died.
+const SHIM_SOON: Duration = Duration::from_secs(20);
+/// How many deaths of a pod's shims are remembered; more than [`super::adopt::plan`] asks for.
+const MAX_DEATHS: usize = 16;
 
 /// A pod.
 #[derive(Debug)]
@@ -36,6 +45,8 @@ pub struct Pod {
     shim: Mutex<Option<Shim>>,
     /// The shim's process when it is a child of this one, to be reaped.
     child: Arc<Mutex<Option<Child>>>,
+    /// When its last shims died.
+    deaths: Mutex<VecDeque<Instant>>,
     facts: Mutex<Facts>,
     /// Counts changes of the facts, for whoever waits for one.
     changed: watch::Sender<u64>,
@@ -50,14 +61,16 @@ pub struct Facts {
     pub stopped: bool,
     /// A record of the sandbox is there and cannot be read: what became of it is not known.
     pub unreadable: bool,
-    /// The connection to the shim is gone.
+    /// The shim is gone, and no other will come. One whose successor is being made is merely not there.
     pub hung_up: bool,
+    /// The shim that took over from the one in the record.
+    pub shim: Option<Process>,
     pub containers: BTreeMap<ContainerId, Container>,
     /// The limits of the pod's own cgroup, and what of them could not be enforced and was allowed not to be.
     pub limits: Arc<[Row]>,
     pub warnings: Arc<[String]>,
-    /// Duplicates of the pause process's pidfd.
-    pub sandbox_fds: Vec<OwnedFd>,
+    /// A duplicate of the pause process's pidfd.
+    pub pause: Option<OwnedFd>,
 }
 
 /// What is known of a container.
@@ -74,8 +87,8 @@ pub struct Container {
     pub limits: Arc<[Row]>,
     /// What could not be enforced and was allowed not to be.
     pub warnings: Arc<[String]>,
-    /// Duplicates of its pidfd and of its pipes or terminal: they survive the shim's death.
-    pub fds: Vec<OwnedFd>,
+    /// Duplicates of its pidfd and of its pipes or terminal, while it runs.
+    pub held: Option<Held>,
 }
 
 /// CRI `ContainerState`.
@@ -96,7 +109,7 @@ impl Container {
             child_oom: false,
             limits: Arc::default(),
             warnings: Arc::default(),
-            fds: Vec::new(),
+            held: None,
         }
     }
 
@@ -116,6 +129,7 @@ impl Pod {
             verb: tokio::sync::Mutex::new(()),
             shim: Mutex::new(None),
             child,
+            deaths: Mutex::default(),
             facts: Mutex::new(Facts::default()),
             changed: watch::Sender::new(0),
             flight,
@@ -162,13 +176,60 @@ impl Pod {
         shim.ok_or_else(|| Error::new(Kind::Unavailable, format!("the shim of pod {} is gone", self.id().short())))
     }
 
+    /// The same; while another shim is being made for one that died, the caller waits for it. Not by one who holds the pod's lock, which
+    /// is needed for that ([`Engine::ensure_shim`]).
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim is dead and no other will come.
+    pub async fn shim_soon(&self) -> Result<Shim> {
+        let soon = self.wait(|facts| match self.shim() {
+            Err(e) if facts.hung_up => Err(e),
+            shim => Ok(shim.ok()),
+        });
+        match tokio::time::timeout(SHIM_SOON, soon).await {
+            Ok(shim) => shim,
+            Err(_) => self.shim(),
+        }
+    }
+
     pub fn set_shim(&self, shim: Option<Shim>) {
         *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = shim;
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// The connection `shim` is gone; another one may be there already.
+    pub fn lose_shim(&self, shim: &Shim) {
+        self.shim.lock().unwrap_or_else(PoisonError::into_inner).take_if(|current| current.is(shim));
+        self.changed.send_modify(|n| *n += 1);
     }
 
     /// The shim's process, for the one who reaps it.
     pub fn take_child(&self) -> Option<Child> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn set_child(&self, child: Option<Child>) {
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
+    }
+
+    /// The shim's process on disk.
+    pub fn shim_process(&self) -> Process {
+        self.facts().shim.unwrap_or(self.record.shim)
+    }
+
+    /// Notes that a shim has died; when the last ones did, this one included.
+    pub fn shim_died(&self) -> Vec<Instant> {
+        let mut deaths = self.deaths.lock().unwrap_or_else(PoisonError::into_inner);
+        deaths.push_back(Instant::now());
+        let more = deaths.len().saturating_sub(MAX_DEATHS);
+        deaths.drain(..more);
+        deaths.iter().copied().collect()
+    }
+
+    /// The containers that run, as far as is known.
+    pub fn running(&self) -> Vec<ContainerId> {
+        let facts = self.facts();
+        facts.containers.values().filter(|c| c.state() == State::Running).map(|c| c.record.id.clone()).collect()
     }
 
     /// Notes a step in the pod's flight recorder.
@@ -197,8 +258,8 @@ impl Pod {
     }
 }
 
-/// Listens to a pod's shim until it hangs up. Ends by itself when the pod was removed.
-pub async fn listen(engine: Engine, pod: Weak<Pod>, mut heard: mpsc::UnboundedReceiver<Heard>) {
+/// Listens to a pod's shim until it hangs up, and then sees to another one. Ends by itself when the pod was removed.
+pub async fn listen(engine: Engine, pod: Weak<Pod>, shim: Shim, mut heard: mpsc::UnboundedReceiver<Heard>) {
     while let Some(news) = heard.recv().await {
         let Some(pod) = pod.upgrade() else { return };
         match news {
@@ -209,73 +270,59 @@ pub async fn listen(engine: Engine, pod: Weak<Pod>, mut heard: mpsc::UnboundedRe
                     container.child_oom = true;
                 }
             }),
-            Heard::HungUp => return hung_up(&engine, &pod),
+            Heard::HungUp => return engine.shim_hung_up(pod, shim).await,
         }
     }
 }
 
-fn exited(engine: &Engine, pod: &Pod, id: &ContainerId, exit: ExitRecord) {
-    let news = pod.change(|facts| {
-        let container = facts.containers.get_mut(id)?;
-        if container.exit.is_some() {
-            return None;
-        }
-        container.exit = Some(exit);
-        container.fds.clear();
-        Some(())
-    });
-    if news.is_some() {
+/// A container has ended; tells whoever listens, once.
+pub(super) fn exited(engine: &Engine, pod: &Pod, id: &ContainerId, exit: ExitRecord) {
+    if ended(pod, id, exit) {
         engine.announce(Event::of(pod.id(), Some(id), EventKind::Stopped));
     }
 }
 
-fn sandbox_exited(engine: &Engine, pod: &Pod, status: ExitStatus) {
+/// A container has ended; whether that is news.
+pub(super) fn ended(pod: &Pod, id: &ContainerId, exit: ExitRecord) -> bool {
+    pod.change(|facts| {
+        let Some(container) = facts.containers.get_mut(id).filter(|c| c.exit.is_none()) else { return false };
+        container.exit = Some(exit);
+        if let Some(held) = container.held.take() {
+            orphans::reaped(held.pidfd.as_fd());
+        }
+        true
+    })
+}
+
+pub(super) fn sandbox_exited(engine: &Engine, pod: &Pod, status: ExitStatus) {
     pod.change(|facts| {
         if let Some(sandbox) = &mut facts.sandbox {
             sandbox.exit = Some(status);
         }
-        facts.sandbox_fds.clear();
+        if let Some(pause) = facts.pause.take() {
+            orphans::reaped(pause.as_fd());
+        }
     });
     engine.announce(Event::of(pod.id(), None, EventKind::Stopped));
 }
 
-/// The shim is gone. Nothing may stay unmanaged: what it held is killed through its cgroup, and what it did not record is
-/// recorded here as unknown.
-fn hung_up(engine: &Engine, pod: &Arc<Pod>) {
-    pod.set_shim(None);
-    if pod.facts().hung_up {
-        return;
-    }
-    if engine.is_observer() {
-        return pod.change(|facts| facts.hung_up = true);
-    }
-    let running: Vec<ContainerId> = pod.change(|facts| {
-        facts.hung_up = true;
-        facts.containers.values().filter(|c| c.state() == State::Running).map(|c| c.record.id.clone()).collect()
-    });
-    for id in running {
-        let exit = bury(engine, pod, &id);
-        exited(engine, pod, &id, exit);
-    }
-    let paused = pod.facts().sandbox.as_ref().is_some_and(|s| s.exit.is_none());
-    if paused {
-        kill_cgroup(engine, &pod.sandbox_cgroup());
-        sandbox_exited(engine, pod, ExitStatus::Unknown);
-    }
-}
-
-/// Ends a container that has no shim, and finds or makes its exit record.
-pub fn bury(engine: &Engine, pod: &Pod, id: &ContainerId) -> ExitRecord {
-    kill_cgroup(engine, &pod.container_cgroup(id));
+/// Ends a container that has no shim, and finds or makes its exit record. `why` it has none.
+pub async fn bury(engine: &Engine, pod: &Pod, id: &ContainerId, why: &str) -> ExitRecord {
+    engine.kill_cgroup(&pod.container_cgroup(id));
     let path = engine.paths().exit_record(pod.id(), id);
     if let Ok(Some(exit)) = record::read::<ExitRecord>(&path) {
         return exit;
     }
+    let pidfd = pod.facts().containers.get(id).and_then(|c| c.held.as_ref()?.pidfd.try_clone().ok());
+    let status = match pidfd {
+        Some(pidfd) => blocking(move || Ok(orphans::end_of_killed(&pidfd))).await.ok().flatten(),
+        None => None,
+    };
     let exit = ExitRecord {
-        status: ExitStatus::Unknown,
+        status: status.unwrap_or(ExitStatus::Unknown),
         finished_at_ns: engine.now_ns(),
         oom: None,
-        message: "its shim died, and with it the way to its exit code".to_owned(),
+        message: format!("its shim died, and it was not handed over to another one: {why}"),
     };
     if let Err(e) = record::write(&path, &exit, Durability::Boot) {
         tracing::warn!("container {}: {e}", id.short());
@@ -283,10 +330,13 @@ pub fn bury(engine: &Engine, pod: &Pod, id: &ContainerId) -> ExitRecord {
     exit
 }
 
-fn kill_cgroup(engine: &Engine, path: &str) {
-    if let Err(e) = engine.open_cgroup(path).and_then(|c| c.kill())
-        && e.kind() != Kind::NotFound
-    {
-        tracing::warn!("{e}");
+impl Engine {
+    /// SIGKILL to everything in a cgroup; one that is gone is no error.
+    pub(super) fn kill_cgroup(&self, path: &str) {
+        if let Err(e) = self.open_cgroup(path).and_then(|c| c.kill())
+            && e.kind() != Kind::NotFound
+        {
+            tracing::warn!("{e}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Entry, Flight, Source};
 use crate::state::model::{PodConfig, Resources};
-use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, ProcessRecord};
+use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, Process, ProcessRecord};
 use crate::wire::SandboxState;
 use serde::Serialize;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ pub struct PodStatus {
     pub limits: Arc<[Row]>,
     pub warnings: Arc<[String]>,
     pub sandbox: Option<SandboxState>,
-    /// The shim died; what it held was killed.
+    pub shim: Process,
+    /// The shim died and got no successor; what it held was killed.
     pub shim_lost: bool,
 }
 
@@ -49,6 +50,7 @@ fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
         limits: facts.limits.clone(),
         warnings: facts.warnings.clone(),
         sandbox: facts.sandbox.clone(),
+        shim: facts.shim.unwrap_or(pod.record.shim),
         shim_lost: facts.hung_up && !facts.stopped,
     }
 }

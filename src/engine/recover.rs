@@ -1,7 +1,7 @@
 //! Recovery: memory is rebuilt from records and shims. Nothing that cannot be read is deleted.
 
 use super::Engine;
-use super::pod::{Container, Pod, State, bury, listen};
+use super::pod::{Container, Pod, State, listen};
 use super::quarantine::Found;
 use super::run_pod::remove_tree;
 use super::shim::{Shim, connect, unexpected};
@@ -10,7 +10,8 @@ use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
 use crate::state::record::{
-    ContainerRecord, ExitRecord, ExitStatus, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, StoppedRecord,
+    ContainerRecord, ExitRecord, ExitStatus, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, ShimRecord,
+    StoppedRecord,
 };
 use crate::wire::{Reply, Request, SandboxState};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How long one shim may take to answer: a stuck one must not hold up the others.
-const SHIM_WAIT: Duration = Duration::from_secs(10);
+pub(super) const SHIM_WAIT: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Finds the pods that are there, speaks with their shims, and returns what could not be read, a sentence each.
@@ -111,7 +112,11 @@ impl Engine {
         self.read_records(&pod)?;
         fault::point("engine.recover.read");
         if self.connect(&pod).await.is_err() && !self.is_observer() {
-            self.bury_pod(&pod);
+            if self.is_sweeper() {
+                self.bury_pod(&pod, "it is to be removed").await;
+            } else {
+                self.replace_shim(&pod, false).await;
+            }
             fault::point("engine.recover.buried");
         }
         self.pods_mut().insert(id, pod);
@@ -124,6 +129,7 @@ impl Engine {
         let paths = self.paths();
         let id = pod.id().clone();
         let sandbox = self.find::<SandboxRecord>(&paths.sandbox_record(&id));
+        let shim = self.find::<ShimRecord>(&paths.shim_record(&id)).record();
         let stopped = self.find::<StoppedRecord>(&paths.stopped_record(&id)).is_there();
         let mut containers = Vec::new();
         for name in list(&paths.containers(&id))? {
@@ -139,6 +145,7 @@ impl Engine {
             facts.sandbox =
                 sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
             facts.stopped = stopped;
+            facts.shim = shim.map(|record| record.shim);
             facts.containers.extend(containers);
         });
         Ok(())
@@ -163,7 +170,8 @@ impl Engine {
         known
     }
 
-    async fn connect(&self, pod: &Arc<Pod>) -> Result<()> {
+    /// Speaks with the shim that is there.
+    pub(super) async fn connect(&self, pod: &Arc<Pod>) -> Result<()> {
         let socket = connect(&self.paths().shim_socket(pod.id()))?;
         let (sender, heard) = mpsc::unbounded_channel();
         let shim = Shim::new(socket, sender)?;
@@ -176,6 +184,7 @@ impl Engine {
             (Reply::List { sandbox, containers }, _) => (sandbox, containers),
             (other, _) => return Err(unexpected(&other)),
         };
+        let known: Vec<ContainerId> = containers.iter().map(|state| state.container.clone()).collect();
         pod.change(|facts| {
             facts.sandbox = sandbox.or(facts.sandbox.take());
             for state in containers {
@@ -187,9 +196,12 @@ impl Engine {
                 }
             }
         });
+        if !self.is_observer() && !self.is_sweeper() {
+            tokio::time::timeout(SHIM_WAIT, self.share(pod, &shim, &known)).await.map_err(late)??;
+        }
         self.read_failed_starts(pod);
-        pod.set_shim(Some(shim));
-        tokio::spawn(listen(self.clone(), Arc::downgrade(pod), heard));
+        pod.set_shim(Some(shim.clone()));
+        tokio::spawn(listen(self.clone(), Arc::downgrade(pod), shim, heard));
         Ok(())
     }
 
@@ -204,19 +216,6 @@ impl Engine {
             let exit = self.find::<ExitRecord>(&self.paths().exit_record(pod.id(), &id)).record();
             pod.change(|facts| facts.containers.get_mut(&id).map(|container| container.exit = exit));
         }
-    }
-
-    /// The shim is dead: nothing it held may run on unmanaged.
-    fn bury_pod(&self, pod: &Arc<Pod>) {
-        let running: Vec<ContainerId> = {
-            let facts = pod.facts();
-            facts.containers.values().filter(|c| c.state() == State::Running).map(|c| c.record.id.clone()).collect()
-        };
-        for id in running {
-            let exit = bury(self, pod, &id);
-            pod.change(|facts| facts.containers.get_mut(&id).map(|c| c.exit.get_or_insert(exit).clone()));
-        }
-        pod.change(|facts| facts.hung_up = true);
     }
 }
 

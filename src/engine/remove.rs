@@ -1,5 +1,6 @@
 //! RemoveContainer and RemovePodSandbox: teardown never stops early, and tells everything that is left.
 
+use super::adopt::find_process;
 use super::events::{Event, EventKind};
 use super::pod::Pod;
 use super::recover::list;
@@ -10,12 +11,9 @@ use super::{Engine, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
-use crate::state::record::Process;
 use crate::sys::fs::{Access, open_file_at};
-use crate::sys::pidfd::pidfd_open;
 use crate::sys::poll::{Interest, poll_until};
 use crate::sys::session::pidfd_send_signal;
-use crate::sys::start_time;
 use crate::wire::Request;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -94,6 +92,7 @@ impl Engine {
         }
         left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
         self.prune_cgroups();
+        self.forget_orphans_of(&pod);
         fault::point("engine.remove_pod.cgroup");
         let engine = self.clone();
         let unrecorded = id.clone();
@@ -163,7 +162,7 @@ impl Engine {
                 _ => {}
             }
         }
-        let gone = pod.wait(|facts| Ok(facts.hung_up.then_some(())));
+        let gone = pod.wait(|facts| Ok((facts.hung_up || pod.shim().is_err()).then_some(())));
         let left_in_time = tokio::time::timeout(SHIM_EXIT_WAIT, gone).await.is_ok();
         let Some(child) = pod.take_child() else {
             return match shim {
@@ -182,13 +181,12 @@ impl Engine {
 
     /// The shim of a pod that an engine before this one made, by its pidfd; `None` when it is gone, and when it is this process, which
     /// sweeps after its owner.
-    fn stranger(&self, pod: &Pod) -> Option<OwnedFd> {
-        let Process { pid, start_time: started } = pod.record.shim;
-        if pod.record.boot_id != self.0.boot_id || pid == std::process::id() {
+    pub(super) fn stranger(&self, pod: &Pod) -> Option<OwnedFd> {
+        let process = pod.shim_process();
+        if pod.record.boot_id != self.0.boot_id || process.pid == std::process::id() {
             return None;
         }
-        let pidfd = pidfd_open(pid).ok()?;
-        (start_time(pid).ok()? == started).then_some(pidfd)
+        find_process(process)
     }
 }
 

@@ -19,7 +19,7 @@ impl Engine {
             return Err(Error::precondition(format!("container {} does not run; its log is not reopened", id.short())));
         }
         fault::point("engine.reopen_log.asked");
-        pod.shim()?.done(Request::ReopenLog { container: id.clone() }, &[]).await?;
+        pod.shim_soon().await?.done(Request::ReopenLog { container: id.clone() }, &[]).await?;
         fault::point("engine.reopen_log.reopened");
         Ok(())
     }

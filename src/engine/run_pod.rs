@@ -19,7 +19,7 @@ use crate::sys;
 use crate::sys::fs::Access;
 use crate::sys::spawn::Child;
 use crate::wire::{Reply, Request, Sandbox};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
@@ -145,17 +145,7 @@ impl Engine {
             PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
         };
         fault::point("engine.run_pod.asked");
-        let program = self.program()?;
-        // The shim is born there if it can be, for to join later is slow; but it is not made before there is a shim: who else
-        // would remove it after a kill -9?
-        let shims = self.open_cgroup(&self.shims_cgroup()).ok();
-        let (child, socket, joined) = spawn(&Birth {
-            pod: &id,
-            paths: self.paths(),
-            cgroup_root: &self.0.options.cgroup_root,
-            program: program.as_fd(),
-            cgroup: shims.as_ref().map(AsFd::as_fd),
-        })?;
+        let (child, socket, joined) = self.give_birth(&id, false)?;
         let shim_process = Process {
             pid: child.id(),
             start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,
@@ -195,11 +185,27 @@ impl Engine {
         }
         pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf).await?;
-        pod.set_shim(Some(shim));
-        tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), heard));
+        pod.set_shim(Some(shim.clone()));
+        tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), shim, heard));
         self.pods_mut().insert(id, pod.clone());
         pod.note("engine: pod ready");
         Ok(pod)
+    }
+
+    /// Starts a pod's shim; `heir`: not its first. Tells whether it is in the shims' cgroup.
+    pub(super) fn give_birth(&self, id: &PodId, heir: bool) -> Result<(Child, OwnedFd, bool)> {
+        let program = self.program()?;
+        // The shim is born there if it can be, for to join later is slow; but it is not made before there is a shim: who else
+        // would remove it after a kill -9?
+        let shims = self.open_cgroup(&self.shims_cgroup()).ok();
+        spawn(&Birth {
+            pod: id,
+            paths: self.paths(),
+            cgroup_root: &self.0.options.cgroup_root,
+            program: program.as_fd(),
+            cgroup: shims.as_ref().map(AsFd::as_fd),
+            heir,
+        })
     }
 
     /// Takes the instance's lock with its first pod: not earlier, for only a shim cleans up after a kill -9.
@@ -262,7 +268,7 @@ impl Engine {
     }
 
     /// Makes the shims' own cgroup, outside of every pod, and moves the first shim into it.
-    async fn join_shims(&self, shim: &Shim) -> Result<()> {
+    pub(super) async fn join_shims(&self, shim: &Shim) -> Result<()> {
         let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
         fault::point("engine.run_pod.shims_cgroup");
         let procs =
@@ -290,7 +296,7 @@ impl Engine {
         let Reply::Sandbox(state) = reply else { return Err(unexpected(&reply)) };
         pod.change(|facts| {
             facts.sandbox = Some(state);
-            facts.sandbox_fds = fds;
+            facts.pause = fds.into_iter().next();
         });
         Ok(())
     }

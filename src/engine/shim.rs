@@ -68,6 +68,8 @@ pub struct Birth<'a> {
     pub program: BorrowedFd<'a>,
     /// The shims' own cgroup when it is there.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// It takes over from one that died: a fault that was meant for that one is not its own.
+    pub heir: bool,
 }
 
 /// Starts a shim: a process of its own group, its file descriptor 0 the other end of the connection. Tells whether it was born in
@@ -89,6 +91,7 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(Child, OwnedFd, bool)> {
     }
     if let Ok(fault) = std::env::var("PODWRIGHT_FAULT")
         && !fault.starts_with("kill:engine.")
+        && (!birth.heir || !fault.starts_with("kill:") || fault.starts_with("kill:shim.adopt."))
     {
         env.push(format!("PODWRIGHT_FAULT={fault}"));
     }
@@ -187,6 +190,11 @@ impl Shim {
     /// The version of the protocol that both speak; 0 before the greeting was answered.
     pub fn version(&self) -> u32 {
         self.shared.version.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the same connection.
+    pub fn is(&self, other: &Shim) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Sends a request and waits for its answer; a `Failed` becomes an error.
@@ -370,7 +378,7 @@ impl Shared {
 
 /// Which answers bring file descriptors: so those of the next message in the same read are not taken for this one's.
 fn carries_fds(reply: &Reply) -> bool {
-    matches!(reply, Reply::Sandbox(_) | Reply::Started(_))
+    matches!(reply, Reply::Sandbox(_) | Reply::Started(_) | Reply::Duplicates { .. })
 }
 
 fn take_frame(bytes: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {

@@ -1,5 +1,6 @@
 //! StartContainer: the container's cgroup with verified limits, then its process, made by the shim.
 
+use super::adopt::Held;
 use super::events::{Event, EventKind};
 use super::oci;
 use super::pod::{Container, Pod, State};
@@ -11,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
 use crate::state::model::ContainerConfig;
-use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus};
+use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, StdStream};
 use crate::wire::{Launch, Reply, Request, Root, Stdio, UserChoice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ impl Engine {
     pub async fn start_container(&self, id: &ContainerId) -> Result<()> {
         let pod = self.pod_of(id)?;
         let _one_at_a_time = pod.verb.lock().await;
+        self.ensure_shim(&pod).await;
         let Some(record) = startable(&pod, id)? else { return Ok(()) };
         let started = self.start(&pod, &record).await;
         if let Err(e) = &started {
@@ -89,12 +91,16 @@ impl Engine {
             container.exit = container.exit.take().or(state.exit);
             container.limits = report.rows.into();
             container.warnings = [report.warnings, state.warnings].concat().into();
-            container.fds = if container.exit.is_none() { fds } else { Vec::new() };
+            let outputs: &[StdStream] =
+                if record.config.tty { &[StdStream::Stdout] } else { &[StdStream::Stdout, StdStream::Stderr] };
+            let held = Held::of(fds, outputs.iter().copied().chain([StdStream::Stdin]));
+            container.held = held.filter(|_| container.exit.is_none());
         });
         Ok(())
     }
 
-    fn launch(&self, pod: &Pod, record: &ContainerRecord) -> Launch {
+    /// What the shim is told to start a container, and another one to go on with it.
+    pub(super) fn launch(&self, pod: &Pod, record: &ContainerRecord) -> Launch {
         let writable = self.paths().writable(&record.id);
         let mut namespaces = pod.record.config.namespaces.clone();
         if let Some(target) = &record.config.security.pid_target {

@@ -1,7 +1,7 @@
 //! StopContainer and StopPodSandbox. Both are idempotent, and answer only when the end has been recorded.
 
 use super::Engine;
-use super::pod::{Facts, Pod, State, bury};
+use super::pod::{Facts, Pod, State, bury, exited};
 use super::signal::SIGKILL;
 use crate::error::{Error, Kind, Result};
 use crate::fault;
@@ -15,6 +15,13 @@ use std::time::Duration;
 /// How long a process may take to die of SIGKILL before the verb gives up: it hangs in the kernel (a dead NFS server).
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
+/// Whether the caller holds the pod's lock, without which nobody gives the pod a new shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Free,
+    Held,
+}
+
 impl Engine {
     /// Asks a container to stop with its own signal, waits for `grace`, then kills all of it. Zero kills at once.
     ///
@@ -22,7 +29,7 @@ impl Engine {
     /// `NotFound`; `DeadlineExceeded` when even SIGKILL did not end it in time.
     pub async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
         let pod = self.pod_of(id)?;
-        self.stop_in(&pod, id, grace).await.map(|_| ())
+        self.stop_in(&pod, id, grace).await
     }
 
     /// Waits until a container has ended.
@@ -48,12 +55,12 @@ impl Engine {
     }
 
     /// Stops without the pod's lock: other verbs go on during the grace period.
-    async fn stop_in(&self, pod: &Arc<Pod>, id: &ContainerId, grace: Duration) -> Result<Option<ExitRecord>> {
+    async fn stop_in(&self, pod: &Arc<Pod>, id: &ContainerId, grace: Duration) -> Result<()> {
         let signal = {
             let facts = pod.facts();
             match facts.containers.get(id) {
                 Some(c) if c.state() == State::Running => c.record.stop_signal,
-                _ => return Ok(None),
+                _ => return Ok(()),
             }
         };
         if !grace.is_zero() && signal != SIGKILL {
@@ -61,14 +68,27 @@ impl Engine {
             self.signal(pod, id, signal).await?;
             fault::point("engine.stop_container.signalled");
             if let Ok(exit) = tokio::time::timeout(grace, exit_of(pod, id)).await {
-                return exit.map(Some);
+                return exit.map(|_| ());
             }
         }
+        self.kill(pod, id, Lock::Free).await
+    }
+
+    async fn signal(&self, pod: &Pod, id: &ContainerId, signal: i32) -> Result<()> {
+        let send =
+            || async { pod.shim_soon().await?.done(Request::Signal { container: id.clone(), signal }, &[]).await };
+        match send().await {
+            // The shim has died just now; the next one delivers it.
+            Err(e) if e.kind() == Kind::Unavailable => tolerate_gone(send().await),
+            sent => tolerate_gone(sent),
+        }
+    }
+
+    /// Kills all of a container and waits for its end.
+    async fn kill(&self, pod: &Arc<Pod>, id: &ContainerId, lock: Lock) -> Result<()> {
         pod.note(&format!("engine: kill {}", id.short()));
-        self.kill(pod, id).await?;
-        fault::point("engine.stop_container.killed");
-        match tokio::time::timeout(KILL_WAIT, exit_of(pod, id)).await {
-            Ok(exit) => exit.map(Some),
+        match tokio::time::timeout(KILL_WAIT, self.kill_until_ended(pod, id, lock)).await {
+            Ok(done) => done,
             Err(_) => Err(Error::new(
                 Kind::DeadlineExceeded,
                 format!(
@@ -80,21 +100,30 @@ impl Engine {
         }
     }
 
-    async fn signal(&self, pod: &Pod, id: &ContainerId, signal: i32) -> Result<()> {
-        let sent = match pod.shim() {
-            Ok(shim) => shim.done(Request::Signal { container: id.clone(), signal }, &[]).await,
-            Err(e) => Err(e),
-        };
-        tolerate_gone(sent)
-    }
-
-    async fn kill(&self, pod: &Pod, id: &ContainerId) -> Result<()> {
-        match pod.shim() {
-            Ok(shim) => tolerate_gone(shim.done(Request::Kill { container: id.clone() }, &[]).await),
-            Err(_) => {
-                let exit = bury(self, pod, id);
-                pod.change(|facts| facts.containers.get_mut(id).map(|c| c.exit.get_or_insert(exit).clone()));
-                Ok(())
+    /// Once with each shim that the pod gets meanwhile.
+    async fn kill_until_ended(&self, pod: &Arc<Pod>, id: &ContainerId, lock: Lock) -> Result<()> {
+        loop {
+            let shim = match lock {
+                Lock::Free => pod.shim_soon().await,
+                Lock::Held => {
+                    self.ensure_shim(pod).await;
+                    pod.shim()
+                }
+            };
+            match shim {
+                Ok(shim) => tolerate_gone(shim.done(Request::Kill { container: id.clone() }, &[]).await)?,
+                Err(e) => {
+                    let exit = bury(self, pod, id, &e.to_string()).await;
+                    exited(self, pod, id, exit);
+                }
+            }
+            fault::point("engine.stop_container.killed");
+            let news = pod.wait(|facts| match facts.containers.get(id) {
+                Some(container) if container.exit.is_none() => Ok(pod.shim().is_err().then_some(false)),
+                _ => Ok(Some(true)),
+            });
+            if news.await? {
+                return Ok(());
             }
         }
     }
@@ -114,19 +143,25 @@ impl Engine {
         if pod.facts().stopped {
             return Ok(());
         }
+        self.ensure_shim(pod).await;
         let mut left = Vec::new();
         let ids: Vec<ContainerId> = pod.facts().containers.keys().cloned().collect();
         if let PodCgroup::Own { .. } = &pod.record.config.cgroup {
             self.kill_together(pod, &ids);
         }
         for id in &ids {
-            if let Err(e) = self.stop_in(pod, id, Duration::ZERO).await {
+            let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
+            if running && let Err(e) = self.kill(pod, id, Lock::Held).await {
                 left.push(e);
             }
         }
         fault::point("engine.stop_pod.containers");
         match pod.shim() {
-            Ok(shim) => left.extend(tolerate_gone(shim.done(Request::StopSandbox, &[]).await).err()),
+            Ok(shim) => match shim.done(Request::StopSandbox, &[]).await {
+                // It has died just now: without another one, for all that is left is pause.
+                Err(e) if e.kind() == Kind::Unavailable => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
+                stopped => left.extend(tolerate_gone(stopped).err()),
+            },
             Err(_) => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
         }
         fault::point("engine.stop_pod.sandbox");

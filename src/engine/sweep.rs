@@ -17,6 +17,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 /// The role `podwright sweep INSTANCE --state DIR --root DIR`, which a shim of a dead `run` turns into.
 ///
@@ -197,6 +198,7 @@ pub fn prune_directories(paths: &Paths) {
 
 impl Engine {
     async fn sweep_pods(&self) -> Result<()> {
+        self.0.sweeper.store(true, Ordering::Relaxed);
         let mut left = self.recover_all().await?;
         for name in list(&self.paths().pods())? {
             let Ok(id) = name.parse::<PodId>() else { continue };
