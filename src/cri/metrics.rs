@@ -47,7 +47,7 @@ const DESCRIPTORS: &[Descriptor] = &[
     ("container_threads", GAUGE, &[], "Processes and threads"),
     ("container_file_descriptors", GAUGE, &[], "Open file descriptors of all processes"),
     ("container_sockets", GAUGE, &[], "Sockets among them"),
-    ("container_threads_max", GAUGE, &[], "The most processes and threads that it may have"),
+    ("container_threads_max", GAUGE, &[], "The most processes and threads that it may have; 0 is no limit"),
     ("container_fs_usage_bytes", GAUGE, &["device"], "What it has written on its writable layer and that is there"),
     ("container_fs_limit_bytes", GAUGE, &["device"], "The size of the file system that it is on"),
     ("container_fs_inodes_total", GAUGE, &["device"], "The inodes of that file system"),
@@ -137,7 +137,7 @@ impl Sheet {
         }
         self.add("container_memory_swap", &[], stats.swap.as_ref().map(|s| s.usage_bytes));
         self.add("container_threads", &[], stats.pids.as_ref().map(|p| p.current));
-        self.add("container_threads_max", &[], stats.pids.as_ref().and_then(|p| p.limit));
+        self.add("container_threads_max", &[], stats.pids.as_ref().map(|p| p.limit.unwrap_or(0)));
         for io in stats.io.iter().flatten() {
             let device = [io.device.as_str()];
             let (major, minor) = io.device.split_once(':').unwrap_or((&io.device, ""));
