@@ -239,7 +239,7 @@ def find_containerd(top, note):
             return None
         run = ["chroot", root]
     words = [subprocess.check_output([*run, program, "--version"], text=True).split() for program in ["containerd", "runc"]]
-    return {"version": f"containerd {words[0][2]}, runc {words[1][2]}", "root": root}
+    return {"version": f"containerd {words[0][2].split('+')[0]}, runc {words[1][2].split('+')[0]}", "root": root}
 
 
 def measure(top, program, client, base, group, rounds, note):
