@@ -32,8 +32,8 @@ const NOT_OF_A_DAEMON: [(&str, &str); 5] = [
 
 /// Counts until it is told to end, and says so.
 const COUNTS: &str =
-    "echo x >> /v/c; trap 'echo end; exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
-const DEAF: &str = "echo x >> /v/d; trap '' TERM; while :; do sleep 0.1; done";
+    "trap 'echo end; exit 7' TERM; echo x >> /v/c; i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
+const DEAF: &str = "trap '' TERM; echo x >> /v/d; while :; do sleep 0.1; done";
 const SHORT: &str = "echo x >> /v/s; echo short; exit 3";
 
 /// The life of two pods by every verb that changes something, each answer beside a second source. `grace`: seconds that a container
@@ -66,6 +66,10 @@ async fn story(kubelet: &Kubelet, grace: i64) {
     kubelet.rotate(&counts, &log, &first).await;
     assert!(log.exists(), "there at once");
 
+    // They have said what they do with a signal.
+    for name in ["c", "d", "o"] {
+        kubelet.until(name, || fs::read_to_string(volume.join(name)).is_ok_and(|text| !text.is_empty())).await;
+    }
     kubelet.stop(&counts, 30).await;
     kubelet.stop(&deaf, grace).await;
     let code = |status: ContainerStatus| (status.exit_code, status.reason);
@@ -270,6 +274,7 @@ fn a_daemon_killed_while_it_ends_is_followed_by_one_that_goes_on() {
                 let pod = kubelet.run_pod("p").await;
                 let id = kubelet.create(&pod, "p", kubelet.container("c", &["sh", "-c", COUNTS])).await;
                 kubelet.start(&id).await.expect("start");
+                kubelet.until("c", || kubelet.dir.join("volume/c").exists()).await;
                 *container.lock().expect("no panic") = id;
             });
         });
