@@ -7,6 +7,7 @@ use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{PATIENCE, until};
 use podwright::criapi::*;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -119,6 +120,15 @@ async fn pod_like(node: &mut Node, sandbox: PodSandboxConfig, containers: &[&str
     (pod, made)
 }
 
+/// Waits until it is: pause goes after the containers.
+async fn not_ready(node: &mut Node, pod: &str) {
+    let end = Instant::now() + PATIENCE;
+    while node.pod_status(pod).await.expect("status").state() == PodSandboxState::SandboxReady {
+        assert!(Instant::now() < end, "it is ready");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn remove(node: &mut Node, pod: &str) {
     node.stop_pod(pod).await.expect("stop");
     node.remove_pod(pod).await.expect("remove");
@@ -143,7 +153,8 @@ async fn a_container_goes_on_under_another_shim_with_its_output_and_its_exit_cod
     assert_ne!(before, is_said(), "it runs");
     kill(old);
     tell(volume, "say2", "after\n");
-    eventually_logged(&log, "stdout", "after\n").await;
+    // What comes last: each word goes to stdout first.
+    eventually_logged(&log, "stderr", "after\n").await;
     assert_eq!(log_text(&log, "stdout"), "before\nbetween\nafter\n");
     assert_eq!(log_text(&log, "stderr"), "before\nbetween\nafter\n");
     assert!(runs(&pid) && pid_of(&mut node, id).await == pid, "it is the same process");
@@ -276,7 +287,7 @@ async fn when_pause_has_died_with_the_shim_everything_is_killed_and_the_pod_is_n
         assert_eq!(exited.exit_code, 137, "{exited:?}");
         assert!(exited.message.contains("pause"), "{exited:?}");
     }
-    assert_eq!(node.pod_status(&pod).await.expect("status").state(), PodSandboxState::SandboxNotready);
+    not_ready(&mut node, &pod).await;
     remove(&mut node, &pod).await;
     node.assert_clean().await;
 }
@@ -297,8 +308,8 @@ async fn a_daemon_that_comes_after_the_shim_s_death_takes_over_what_is_left() {
     assert!(runs(&pid));
     node.start();
     assert_ne!(shim_of(&mut node, &pod).await, shim);
-    eventually_logged(&log, "stdout", "before\nalone\n").await;
-    assert_eq!(log_text(&log, "stderr"), "before\nalone\n");
+    eventually_logged(&log, "stderr", "before\nalone\n").await;
+    assert_eq!(log_text(&log, "stdout"), "before\nalone\n");
     node.exec(&made[0].0, &["true"], 10).await.expect("exec");
     for (n, (id, volume)) in made.iter().enumerate() {
         tell(volume, "exit", &format!("{}", 20 + n));
@@ -320,6 +331,72 @@ async fn a_daemon_that_came_after_the_one_that_made_the_pod_has_what_it_takes_to
     eventually_logged(&log_of(&node, "web", "c"), "stdout", "after\n").await;
     tell(volume, "exit", "33");
     assert_eq!(node.exited(id).await.exit_code, 33);
+    remove(&mut node, &pod).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_any_step_of_a_takeover_is_followed_by_one_that_ends_it() {
+    let mut node = Node::new().await;
+    for step in ["hello", "record", "sandbox", "container", "containers"] {
+        let (pod, made) = pod_of(&mut node, step, &["a", "b"]).await;
+        node.kill();
+        let fault = format!("kill:engine.adopt.{step}");
+        node.start_with(|command| _ = command.env("PODWRIGHT_FAULT", &fault));
+        let shim = shim_of(&mut node, &pod).await;
+        kill(shim);
+        assert_eq!(node.ended().signal(), Some(9), "{step}");
+        node.start();
+        assert_ne!(shim_of(&mut node, &pod).await, shim, "{step}");
+        for ((id, volume), (name, code)) in made.iter().zip([("a", 5), ("b", 6)]) {
+            tell(volume, "say0", "after\n");
+            eventually_logged(&log_of(&node, step, name), "stdout", "after\n").await;
+            tell(volume, "exit", &code.to_string());
+            assert_eq!(node.exited(id).await.exit_code, code, "{step}");
+        }
+        remove(&mut node, &pod).await;
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn shims_that_die_while_they_take_over_leave_nothing_unmanaged() {
+    let mut node = Node::new().await;
+    for step in ["listening", "sandbox", "container"] {
+        node.kill();
+        let fault = format!("kill:shim.adopt.{step}");
+        node.start_with(|command| _ = command.env("PODWRIGHT_FAULT", &fault));
+        let (pod, made) = pod_of(&mut node, step, &["a", "b"]).await;
+        kill(shim_of(&mut node, &pod).await);
+        for (id, _) in &made {
+            let exited = node.exited(id).await;
+            assert_eq!(exited.exit_code, 137, "{step}: {exited:?}");
+            assert!(exited.message.contains("again and again"), "{step}: {exited:?}");
+        }
+        not_ready(&mut node, &pod).await;
+        remove(&mut node, &pod).await;
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_log_under_load_lacks_at_most_what_the_shim_had_just_read() {
+    let mut node = Node::new().await;
+    let text = "i=0; while [ $i -lt 60000 ]; do echo line $i of many; i=$((i+1)); done; exit 4";
+    let (pod, id) = node.pod_with("web", text).await;
+    let log = log_of(&node, "web", "c");
+    eventually_logged(&log, "stdout", "line 100 of").await;
+    for _ in 0..3 {
+        kill_shim(&mut node, &pod).await;
+    }
+    assert_eq!(node.exited(&id).await.exit_code, 4);
+    let text = log_text(&log, "stdout");
+    let numbers: Vec<u32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+    let lost = 60_000 - numbers.len();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "none twice, all in order");
+    // 64 KiB of lines of 19 bytes, for each death.
+    assert!(lost <= 3 * (64 << 10) / 15, "{lost} lines are missing");
+    assert_eq!(numbers.last(), Some(&59_999));
     remove(&mut node, &pod).await;
     node.assert_clean().await;
 }
