@@ -232,12 +232,13 @@ impl Hierarchy {
     /// # Errors
     /// `NotFound` when the cgroup does not exist; `Internal`.
     pub fn why_missing(&self, path: &CgroupPath, controller: &str) -> Result<Option<Missing>> {
+        // First what the host lacks altogether: all cgroups lack it, and on a hybrid host each start asks.
+        if !self.controllers()?.contains(controller) {
+            return Ok(Some(self.missing_on_host(controller)));
+        }
         let chain = self.chain(path)?;
         if controllers_of(&chain[chain.len() - 1], "cgroup.controllers")?.contains(controller) {
             return Ok(None);
-        }
-        if !self.controllers()?.contains(controller) {
-            return Ok(Some(self.missing_on_host(controller)));
         }
         for above in &chain[..chain.len() - 1] {
             if !controllers_of(above, "cgroup.subtree_control")?.contains(controller) {

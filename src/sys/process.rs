@@ -26,7 +26,12 @@ pub fn is_root() -> bool {
 /// # Errors
 /// `ENOENT` or `ESRCH` when there is no such process.
 pub fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    /// More than field 22 can be away from the start: a pid, 64 bytes of a name, and twenty numbers.
+    const MOST_BYTES: usize = 1024;
+    let mut bytes = [0; MOST_BYTES];
+    // The kernel writes it whole into one read of this size.
+    let filled = std::io::Read::read(&mut std::fs::File::open(format!("/proc/{pid}/stat"))?, &mut bytes)?;
+    let stat = String::from_utf8_lossy(&bytes[..filled]);
     // The name in parentheses may contain anything, so the fields are counted after the last ')'; field 3 follows it.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     fields
