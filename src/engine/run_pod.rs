@@ -184,7 +184,7 @@ impl Engine {
             self.join_shims(&shim).await?;
         }
         pod.note("engine: cgroups made and verified");
-        self.start_pause(&pod, &shim, &leaf).await?;
+        self.start_pause(&pod, &shim, &leaf, undo).await?;
         pod.set_shim(Some(shim.clone()));
         tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), shim, heard));
         self.pods_mut().insert(id, pod.clone());
@@ -278,7 +278,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup) -> Result<()> {
+    async fn start_pause(&self, pod: &Pod, shim: &Shim, leaf: &Cgroup, undo: &mut Undo) -> Result<()> {
         let config = &pod.record.config;
         let socket = listen_at(&self.paths().shim_socket(pod.id()))?;
         let request = Sandbox {
@@ -290,10 +290,21 @@ impl Engine {
             shm_bytes: SHM_BYTES,
             oom_score_adj: PAUSE_OOM_SCORE_ADJ,
         };
-        let (reply, fds) =
-            shim.call(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;
+        let asked = shim.send(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;
+        // Meanwhile what the first container would have to wait for.
+        if let Some(logs) = &config.log_directory {
+            let (engine, id) = (self.clone(), pod.id().clone());
+            undo.push(move || blocking(move || engine.remove_data(&id)));
+            let _ = mkdir_all(logs, 0o755); // tried again, and told, by the start of a container that logs there
+        }
+        fault::point("engine.run_pod.logs");
+        let (reply, fds) = asked.answer().await?;
         fault::point("engine.run_pod.pause");
-        let Reply::Sandbox(state) = reply else { return Err(unexpected(&reply)) };
+        let state = match reply {
+            Reply::Sandbox(state) => state,
+            Reply::Failed(failure) => return Err(failure.into()),
+            other => return Err(unexpected(&other)),
+        };
         pod.change(|facts| {
             facts.sandbox = Some(state);
             facts.pause = fds.into_iter().next();

@@ -232,6 +232,13 @@ pub struct Devices {
 pub struct Attached(Option<Rc<OwnedFd>>);
 
 impl Devices {
+    /// Loads the program of the default rules ahead of the container that will need it.
+    pub fn prepare(&mut self) {
+        if let Ok(Some(program)) = compile(&default_rules()) {
+            let _ = self.load(program); // tried again, and told, when a container needs it
+        }
+    }
+
     /// Puts the rules on a container's cgroup (v2) in place of `before`: [`Attached::default`] at first. Do it before the first
     /// process is there: an open file stays open.
     ///

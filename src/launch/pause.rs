@@ -48,16 +48,16 @@ struct Sysctl {
 
 /// Starts pause in `cgroup` (a directory of cgroup v2) and returns when the pod's namespaces are ready: lo up, hostname, sysctls
 /// and /dev/shm set. It ends on SIGTERM (or with SIGKILL), and the namespaces with it. Call it before any config or secret is
-/// in this process's memory: pause is a fork.
+/// in this process's memory: pause is a fork. `meanwhile` is done here while that sets the namespaces up.
 ///
 /// # Errors
 /// The step that failed; nothing is left.
-pub fn start(sandbox: &Sandbox, cgroup: BorrowedFd<'_>) -> Result<Child, StartError> {
+pub fn start(sandbox: &Sandbox, cgroup: BorrowedFd<'_>, meanwhile: impl FnOnce()) -> Result<Child, StartError> {
     let doing = format!("start sandbox {}", sandbox.pod.short());
-    begin(sandbox, cgroup).map_err(|e| e.context(&doing))
+    begin(sandbox, cgroup, meanwhile).map_err(|e| e.context(&doing))
 }
 
-fn begin(sandbox: &Sandbox, cgroup: BorrowedFd<'_>) -> Result<Child, StartError> {
+fn begin(sandbox: &Sandbox, cgroup: BorrowedFd<'_>, meanwhile: impl FnOnce()) -> Result<Child, StartError> {
     let plan = Plan::new(sandbox)?;
     let own = |mode: &NamespaceMode| *mode != NamespaceMode::Node;
     let namespaces = &sandbox.namespaces;
@@ -71,6 +71,7 @@ fn begin(sandbox: &Sandbox, cgroup: BorrowedFd<'_>) -> Result<Child, StartError>
         Ok(()) => wait_for_the_end(&reporter),
     })?;
     drop(reporter); // the child's is the only one left
+    meanwhile();
     let answer = reports.next().map_err(|failed| plan.explain(failed)).and_then(|message| match message {
         Some(Message::Ready) => Ok(()),
         Some(Message::Failed(failed) | Message::Warning(failed)) => Err(plan.explain(failed)),

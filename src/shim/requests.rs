@@ -148,7 +148,8 @@ impl Shim {
         // First of all, so that an engine that comes after the one that dies here finds this shim.
         self.listen(listener).map_err(failure)?;
         fault::point("shim.create_sandbox.listening");
-        let child = launch::pause::start(sandbox, cgroup.as_fd()).map_err(Failure::from)?;
+        let devices = &mut self.devices;
+        let child = launch::pause::start(sandbox, cgroup.as_fd(), || devices.prepare()).map_err(Failure::from)?;
         fault::point("shim.create_sandbox.cloned");
         // The engine may do without one: an error says so in no place that would matter more than the pod.
         self.flight = Flight::open(&sandbox.dir.join("flight"), Writer::Shim).ok();
