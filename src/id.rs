@@ -82,6 +82,18 @@ hex_id!(PodId, LONG_HEX, "A pod sandbox: 64 lower-case hex digits.");
 hex_id!(ContainerId, LONG_HEX, "A container: 64 lower-case hex digits.");
 hex_id!(InstanceId, INSTANCE_HEX, "An instance of `podwright run`: 8 lower-case hex digits.");
 
+impl PodId {
+    /// The id of no pod, all zeroes: what a shim has that was made before its pod is known.
+    pub fn none() -> Self {
+        PodId("0".repeat(LONG_HEX))
+    }
+
+    /// Whether it is [`PodId::none`].
+    pub fn is_none(&self) -> bool {
+        self.0.bytes().all(|digit| digit == b'0')
+    }
+}
+
 /// An exec inside one container: its ordinal, from 1. Names the cgroup `exec-N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExecId(pub u32);

@@ -32,6 +32,8 @@
 //! of an instance of `run` watches the connection that said `owner`; when it hangs up, the shim turns into
 //! `podwright sweep INSTANCE`, which removes the pod with the engine's own verbs.
 //!
+//! A shim may be made before its pod is known, with [`PodId::none`] in its place: the pod is then the one of `CreateSandbox`.
+//!
 //! A frame is the length of the JSON text (u32, little endian) and the text; file descriptors ride along with the
 //! first byte (SCM_RIGHTS, unix(7)). The first message each way is `Hello` with the versions understood; both go on with the
 //! highest common one; each release keeps the one before it. With a shim of version 1 everything works but what (2) is for.
@@ -242,6 +244,7 @@ pub struct Exec {
 /// An answer of the shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
+    /// `pod`: none yet for a spare.
     Hello {
         version: u32,
         pod: Option<PodId>,

@@ -1,4 +1,5 @@
-//! What hack/bench measures podwright with: the engine in this process, as `run` hosts it, and each verb timed by its caller.
+//! What hack/bench measures podwright with: the engine in this process, as the daemon hosts it (with a spare shim from the second pod on),
+//! and each verb timed by its caller.
 //!
 //! Directories and cgroup come from `PODWRIGHT_ROOT`, `PODWRIGHT_STATE` and `PODWRIGHT_CGROUP_ROOT`, as for `podwright`. It does
 //! what its standard input says, line by line, and ends each answer with `end`:
@@ -14,7 +15,7 @@ use podwright::agent::manifest;
 use podwright::engine::exec::ExecConfig;
 use podwright::engine::{Engine, Options, sweep};
 use podwright::error::{Context, Error, Result};
-use podwright::id::{InstanceId, PodId};
+use podwright::id::PodId;
 use podwright::shim::{self, ShimArgs};
 use podwright::state::paths::Paths;
 use podwright::state::record::ExitStatus;
@@ -53,16 +54,17 @@ fn drive() -> Result<()> {
             obey(&engine, &line.context(|| "read a command")?).await?;
             say("end")?;
         }
-        sweep::release(&engine).await
+        sweep::prune_directories(engine.paths());
+        Ok(())
     })
 }
 
 fn options() -> Result<Options> {
     let setting = |name: &str| std::env::var(name).map_err(|_| Error::invalid(format!("{name} is not set")));
-    let instance = Some(InstanceId::random());
-    let paths = Paths { root: setting("PODWRIGHT_ROOT")?.into(), state: setting("PODWRIGHT_STATE")?.into(), instance };
+    let paths =
+        Paths { root: setting("PODWRIGHT_ROOT")?.into(), state: setting("PODWRIGHT_STATE")?.into(), instance: None };
     let cgroup_root = setting("PODWRIGHT_CGROUP_ROOT")?;
-    Ok(Options { paths, cgroup_root, allow_unenforced: true, node_name: "bench".to_owned(), owner: true })
+    Ok(Options { paths, cgroup_root, allow_unenforced: true, node_name: "bench".to_owned(), owner: false })
 }
 
 async fn obey(engine: &Engine, command: &str) -> Result<()> {

@@ -27,6 +27,7 @@ mod reopen_log;
 mod run_pod;
 pub mod shim;
 pub mod signal;
+mod spare;
 mod start_container;
 pub mod stats;
 mod stop;
@@ -85,6 +86,7 @@ struct Inner {
     hierarchy: Hierarchy,
     /// The sealed program that all shims run from; made when the first one is.
     program: Mutex<Option<Arc<OwnedFd>>>,
+    spare: spare::Spare,
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
     events: broadcast::Sender<Event>,
     last_ns: AtomicI64,
@@ -119,6 +121,7 @@ impl Engine {
             images,
             hierarchy,
             program: Mutex::new(None),
+            spare: spare::Spare::default(),
             pods: Mutex::new(HashMap::new()),
             events,
             last_ns: AtomicI64::new(0),

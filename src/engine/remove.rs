@@ -91,6 +91,7 @@ impl Engine {
             left.extend(self.remove_cgroup(&pod.container_cgroup(&container)).err());
         }
         left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
+        self.end_spare();
         self.prune_cgroups();
         self.forget_orphans_of(&pod);
         fault::point("engine.remove_pod.cgroup");

@@ -120,6 +120,7 @@ impl Engine {
             Ok(_) => {
                 self.announce(Event::of(&id, None, EventKind::Created));
                 self.announce(Event::of(&id, None, EventKind::Started));
+                self.keep_spare();
                 Ok(())
             }
             Err(e) => Err(undo.unwind(e).await.context("run pod")),
@@ -145,7 +146,7 @@ impl Engine {
             PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
         };
         fault::point("engine.run_pod.asked");
-        let (child, socket, joined) = self.give_birth(&id, false)?;
+        let (child, socket, joined) = self.bear(&id)?;
         let shim_process = Process {
             pid: child.id(),
             start_time: sys::start_time(child.id()).context(|| "read the shim's start time")?,

@@ -43,6 +43,7 @@ const OOM_SCORE_ADJ: &str = "-999";
 /// The command line: `podwright shim POD --state DIR --root DIR [--instance HEX]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShimArgs {
+    /// [`PodId::none`] until the first request names it, for a spare.
     pub pod: PodId,
     /// Handed on to `podwright sweep`; the shim itself finds nothing by them.
     pub state: PathBuf,

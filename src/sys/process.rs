@@ -1,6 +1,7 @@
 //! This process and others: kill(2), /proc/pid/stat, clock_gettime(2).
 
 use std::io;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 /// `kill(getpid(), SIGKILL)`, kill(2). Returns only if the signal is still on its way.
@@ -63,6 +64,45 @@ pub fn ended_children() -> Vec<u32> {
     pids.into_iter().filter(ended).collect()
 }
 
+/// The arguments of this process as others see them, /proc/pid/cmdline of proc_pid_cmdline(5): memory of its own, which may be changed.
+#[derive(Debug)]
+pub struct CommandLine {
+    first: NonNull<u8>,
+    text: Vec<u8>,
+}
+
+impl CommandLine {
+    /// Finds where they are (`arg_start`, field 48 of proc_pid_stat(5)).
+    ///
+    /// # Errors
+    /// `EINVAL` when the kernel does not say; those of reading /proc.
+    pub fn own() -> io::Result<CommandLine> {
+        let text = std::fs::read("/proc/self/cmdline")?;
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        let field = |n: usize| stat.rsplit_once(')')?.1.split_whitespace().nth(n - 3)?.parse::<usize>().ok();
+        let unknown = || io::Error::from_raw_os_error(libc::EINVAL);
+        let (start, end) = field(48).zip(field(49)).ok_or_else(unknown)?;
+        if end.checked_sub(start) != Some(text.len()) {
+            return Err(unknown());
+        }
+        let first = NonNull::new(std::ptr::with_exposed_provenance_mut(start)).ok_or_else(unknown)?;
+        Ok(CommandLine { first, text })
+    }
+
+    /// Shows `to` where `from` stood first; nothing happens unless they are equally long.
+    pub fn replace(&mut self, from: &str, to: &str) {
+        let at = self.text.windows(from.len().max(1)).position(|part| part == from.as_bytes());
+        if let Some(at) = at.filter(|_| from.len() == to.len()) {
+            self.text[at..at + to.len()].copy_from_slice(to.as_bytes());
+            // SAFETY: the kernel said that `text.len()` bytes from `first` are this process's arguments, and `at` is one of them.
+            let there = unsafe { self.first.add(at) };
+            // SAFETY: they stay mapped and writable on its stack, and `to` is no longer than what is there. Nothing in Rust refers to
+            // them but what std::env copies from while it is called, and this process has one thread.
+            unsafe { std::ptr::copy_nonoverlapping(to.as_ptr(), there.as_ptr(), to.len()) };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -70,6 +110,21 @@ mod tests {
         let before = super::cpu_time();
         let sum = std::hint::black_box((0..1_000_000u64).fold(0, u64::wrapping_add));
         assert!(super::cpu_time() > before, "{sum}");
+    }
+
+    #[test]
+    fn others_see_the_arguments_that_were_replaced() {
+        let own = || std::fs::read("/proc/self/cmdline").expect("proc");
+        let before = own();
+        let name = String::from_utf8_lossy(&before).split('\0').next().expect("a name").to_owned();
+        let other = "x".repeat(name.len());
+        let mut line = super::CommandLine::own().expect("found");
+        line.replace(&name, &format!("{other}y"));
+        assert_eq!(own(), before, "another length");
+        line.replace(&name, &other);
+        assert!(own().starts_with(other.as_bytes()));
+        line.replace(&other, &name);
+        assert_eq!(own(), before);
     }
 
     #[test]

@@ -40,6 +40,14 @@ impl Child {
         self.pid
     }
 
+    /// Whether it has ended; it is still to be reaped then.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn has_ended(&self) -> io::Result<bool> {
+        super::poll::poll_until(self.pidfd.as_fd(), super::poll::Interest::Read, std::time::Duration::ZERO)
+    }
+
     /// Sends SIGKILL.
     ///
     /// # Errors
@@ -190,6 +198,7 @@ mod tests {
     #[test]
     fn a_killed_child_is_reaped_once() {
         let (child, _socket) = run("/bin/sh", "read forever").expect("it starts");
+        assert!(!child.has_ended().expect("poll"));
         child.kill().expect("killed");
         child.wait().expect("reaped");
         assert_eq!(child.wait().expect_err("gone").raw_os_error(), Some(libc::ECHILD));
