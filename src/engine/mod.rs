@@ -7,6 +7,8 @@
 //! Verbs on one pod are serialised by its lock; waiting (for a grace period, for an exec) is done without it. Every verb says
 //! where it may be killed ([`crate::fault::point`]), and what was made by then is found again by [`sweep`] or the next verb.
 //!
+//! A shim that dies is replaced, and its pod lives on ([`adopt`]).
+//!
 //! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
 
 pub mod adopt;

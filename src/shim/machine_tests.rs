@@ -42,6 +42,18 @@ fn start(letter: char, pid: NamespaceMode) -> Request {
     }))
 }
 
+fn adopt() -> Request {
+    let pod = "0".repeat(64).parse().expect("hex");
+    Request::Adopt(Box::new(wire::Adopt { pod, dir: "/".into(), sandbox: sandbox() }))
+}
+
+fn adopt_container(letter: char) -> Request {
+    let Request::Start(launch) = start(letter, NamespaceMode::Target(id('f'))) else { panic!("a start") };
+    let adopt =
+        wire::AdoptContainer { launch: *launch, process: state(letter).process, warnings: vec![], streams: vec![] };
+    Request::AdoptContainer(Box::new(adopt))
+}
+
 fn exec(letter: char, n: u32) -> Request {
     Request::Exec(Box::new(ExecRequest {
         container: id(letter),
@@ -146,11 +158,17 @@ fn every_request_about_a_container_in_every_phase_of_it() {
     type Expected = Result<Accept, Kind>;
     const DO: Expected = Ok(Accept::Do);
     const ALREADY: Expected = Ok(Accept::Already);
-    let table: [(Make, [Expected; 5]); 6] = [
+    let table: [(Make, [Expected; 5]); 8] = [
         // running, ending, ended, failed, unknown
         (
             |c| start(c, NamespaceMode::Pod),
             [Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), DO],
+        ),
+        // Whose processes it sees was settled when it was started: the target may have ended since.
+        (adopt_container, [Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), DO]),
+        (
+            |c| Request::Duplicate { container: Some(id(c)) },
+            [DO, Err(FailedPrecondition), Err(FailedPrecondition), Err(FailedPrecondition), Err(NotFound)],
         ),
         (
             |c| exec(c, 1),
@@ -184,6 +202,9 @@ fn every_request_about_the_pod_in_every_phase_of_it() {
     let refused = Some(Kind::FailedPrecondition);
     let again = Some(Kind::AlreadyExists);
     assert_eq!(kinds(&create()), [None, again, again, again]);
+    assert_eq!(kinds(&adopt()), [None, again, again, again]);
+    assert_eq!(kinds(&adopt_container('b')), [refused, None, refused, refused]);
+    assert_eq!(kinds(&Request::Duplicate { container: None }), [refused, None, refused, refused]);
     assert_eq!(kinds(&start('b', NamespaceMode::Pod)), [refused, None, refused, refused]);
     assert_eq!(kinds(&Request::StopSandbox), [None; 4]);
     assert_eq!(kinds(&Request::Shutdown), [None, refused, refused, None]);

@@ -17,7 +17,7 @@
 //!       containers/<container>/
 //!         config.json                ContainerRecord   engine, once
 //!         process.json               ProcessRecord     shim, once: the container's first process
-//!         exit.json                  ExitRecord        shim (engine when the shim is dead), once
+//!         exit.json                  ExitRecord        shim (engine when there is none any more), once
 //!         resources.json             ResourcesRecord   engine: the last in-place resize
 //! /var/lib/podwright/                root: survives reboots
 //!   images/                          see image/store.rs
