@@ -5,22 +5,19 @@
 //! config's diff id. A layer that the store has by that diff id is not read again.
 
 use super::archive::Archive;
-use super::oci::{self, Descriptor, Document, ImageConfig, Platform};
+use super::found::{self, Found, Search, Source, Unpack, What, blob_path, sha256, suits, unsuitable};
+use super::oci::{self, Descriptor, Document, Platform};
 use super::reference::Reference;
-use super::store::session::{Expected, NewImage, Progress, Session};
-use super::store::{ImageRecord, LayerRecord, Store};
+use super::store::Store;
+use super::store::session::{Expected, Progress};
+use super::unpack::Unpacked;
 use super::unpack::spawn::Blob;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::Digest;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Indexes in indexes, at most.
-const MAX_INDEX_DEPTH: u32 = 3;
 /// Images in one archive, at most.
 const MAX_IMAGES: usize = 256;
 /// Workers at once, at most; fewer on a machine with fewer cores.
@@ -40,18 +37,6 @@ pub struct Request {
 pub struct Imported {
     pub id: Digest,
     pub names: Vec<Reference>,
-}
-
-/// An image that was found in the archive, its documents verified and its layers not yet.
-#[derive(Debug)]
-struct Found {
-    names: Vec<Reference>,
-    target: Option<Digest>,
-    manifest: Option<Digest>,
-    id: Digest,
-    config: ImageConfig,
-    blobs: Vec<(Digest, Vec<u8>)>,
-    layers: Vec<(Expected, String)>,
 }
 
 /// Imports every image of an archive that suits the platform. Blocks.
@@ -77,60 +62,11 @@ fn run(store: &Store, request: &Request, progress: &dyn Progress) -> Result<Vec<
         only.names = vec![name.clone()];
     }
     fault::point("image.import.found");
-    let layers = layers(&session, &archive, &found, progress)?;
-    let images = found.into_iter().map(|f| new_image(f, &layers)).collect::<Result<Vec<_>>>()?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let layers = found::layers(&session, &archive, &found, workers, progress)?;
+    let images = found.into_iter().map(|f| found::new_image(f, &layers, false)).collect::<Result<Vec<_>>>()?;
     session.commit(&images)?;
     Ok(images.into_iter().map(|image| Imported { id: image.record.id, names: image.names }).collect())
-}
-
-fn new_image(found: Found, layers: &BTreeMap<Digest, LayerRecord>) -> Result<NewImage> {
-    let records: Option<Vec<LayerRecord>> = found.config.diff_ids.iter().map(|id| layers.get(id).cloned()).collect();
-    let record = ImageRecord {
-        id: found.id,
-        manifest: found.manifest,
-        platform: found.config.platform,
-        created: found.config.created,
-        config: found.config.config,
-        layers: records.ok_or_else(|| Error::internal("a layer was neither found nor made"))?,
-    };
-    Ok(NewImage { record, blobs: found.blobs, names: found.names, target: found.target })
-}
-
-/// Has all layers of all images in the store, several at a time, each once.
-fn layers(
-    session: &Session<'_>,
-    archive: &Archive,
-    found: &[Found],
-    progress: &dyn Progress,
-) -> Result<BTreeMap<Digest, LayerRecord>> {
-    let mut wanted: BTreeMap<&Digest, &(Expected, String)> = BTreeMap::new();
-    for layer in found.iter().flat_map(|f| &f.layers) {
-        wanted.entry(&layer.0.diff_id).or_insert(layer);
-    }
-    let wanted: Vec<_> = wanted.into_values().collect();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS).min(wanted.len());
-    let (next, made, errors) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
-    let work = || {
-        while let Some((expected, path)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match session.layer(expected, progress, || layer_blob(archive, expected, path)) {
-                Ok(record) => drop(lock(&made).insert(expected.diff_id.clone(), record)),
-                Err(e) => {
-                    next.store(wanted.len(), Ordering::Relaxed); // the others stop after what they are at
-                    lock(&errors).push(e);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    match lock(&errors).drain(..).next() {
-        Some(first) => Err(first),
-        None => Ok(std::mem::take(&mut *lock(&made))),
-    }
-}
-
-/// A lock whose holders do not panic while holding it.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn layer_blob(archive: &Archive, expected: &Expected, path: &str) -> Result<Blob> {
@@ -155,16 +91,18 @@ fn find(archive: &Archive, platform: &Platform) -> Result<Vec<Found>> {
     Err(Error::invalid("it has neither index.json nor manifest.json: not an OCI layout and not a docker archive"))
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
-    Digest::from_sha256(&Sha256::digest(bytes).into())
-}
+impl Source for Archive {
+    fn document(&self, descriptor: &Descriptor, what: What) -> Result<Vec<u8>> {
+        pointed(self, descriptor, what)
+    }
 
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    fn unpack(&self, expected: &Expected, path: &str, unpack: Unpack<'_>) -> Result<Unpacked> {
+        unpack(layer_blob(self, expected, path)?)
+    }
 }
 
 /// Reads the document that `descriptor` points to, and compares size and digest.
-fn pointed(archive: &Archive, descriptor: &Descriptor, what: &str) -> Result<Vec<u8>> {
+fn pointed(archive: &Archive, descriptor: &Descriptor, what: What) -> Result<Vec<u8>> {
     let path = blob_path(&descriptor.digest);
     let missing = || Error::invalid(format!("{what} {} is not in the archive", descriptor.digest));
     let bytes = archive.read(&path, oci::MAX_DOCUMENT)?.ok_or_else(missing)?;
@@ -200,9 +138,8 @@ fn layout(archive: &Archive, index: &[u8], platform: &Platform) -> Result<Vec<Fo
     let mut images: Vec<Found> = Vec::new();
     for (name, group) in groups {
         let name = name.map(str::parse::<Reference>).transpose()?;
-        let Some(mut found) = best(archive, &group, platform, 0)? else {
-            let have = oci::platforms(&group);
-            return Err(Error::not_found(format!("no image for {platform}; it has: {have}; choose with --platform")));
+        let Some(mut found) = Search::new(archive, platform).best(&group)? else {
+            return Err(unsuitable(platform, &oci::platforms(&group)));
         };
         found.names = name.into_iter().collect();
         match images.iter_mut().find(|image| image.id == found.id && image.target == found.target) {
@@ -214,55 +151,6 @@ fn layout(archive: &Archive, index: &[u8], platform: &Platform) -> Result<Vec<Fo
         return Err(Error::invalid("the index is empty: there is no image in the archive"));
     }
     Ok(images)
-}
-
-/// The best image for `platform` that these descriptors lead to.
-fn best(archive: &Archive, descriptors: &[Descriptor], platform: &Platform, depth: u32) -> Result<Option<Found>> {
-    for descriptor in oci::choose(descriptors, platform) {
-        let what = format!("manifest {}", descriptor.digest);
-        let bytes = pointed(archive, descriptor, "manifest")?;
-        let found = match oci::document(&bytes, &descriptor.media_type).context(|| what.clone())? {
-            Document::Index(_) if depth == MAX_INDEX_DEPTH => {
-                return Err(Error::exhausted(format!("{what}: more than {MAX_INDEX_DEPTH} indexes in each other")));
-            }
-            Document::Index(inner) => best(archive, &inner, platform, depth + 1)?,
-            Document::Manifest(manifest) => {
-                let found = image(archive, descriptor, bytes, &manifest).context(|| what)?;
-                Some(found).filter(|f| descriptor.platform.is_some() || suits(&f.config.platform, platform))
-            }
-        };
-        if let Some(mut found) = found {
-            found.target = Some(descriptor.digest.clone());
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-fn suits(has: &Platform, wanted: &Platform) -> bool {
-    has.os == wanted.os && has.architecture == wanted.architecture
-}
-
-fn image(archive: &Archive, descriptor: &Descriptor, bytes: Vec<u8>, manifest: &oci::Manifest) -> Result<Found> {
-    let config_bytes = pointed(archive, &manifest.config, "config")?;
-    let config = oci::config(&config_bytes).context(|| format!("config {}", manifest.config.digest))?;
-    if config.diff_ids.len() != manifest.layers.len() {
-        let (ids, layers) = (config.diff_ids.len(), manifest.layers.len());
-        return Err(Error::invalid(format!("its config has {ids} diff ids, it has {layers} layers")));
-    }
-    let layers = config.diff_ids.iter().zip(&manifest.layers).map(|(diff_id, layer)| {
-        let expected = Expected { diff_id: diff_id.clone(), blob: Some(layer.digest.clone()), bytes: Some(layer.size) };
-        (expected, blob_path(&layer.digest))
-    });
-    Ok(Found {
-        names: Vec::new(),
-        target: None,
-        manifest: Some(descriptor.digest.clone()),
-        id: manifest.config.digest.clone(),
-        layers: layers.collect(),
-        blobs: vec![(manifest.config.digest.clone(), config_bytes), (descriptor.digest.clone(), bytes)],
-        config,
-    })
 }
 
 /// The images of a docker archive.
@@ -283,8 +171,7 @@ fn docker_image(archive: &Archive, image: &oci::DockerImage, platform: &Platform
     }
     let config = oci::config(&bytes).context(|| format!("config {}", image.config))?;
     if !suits(&config.platform, platform) {
-        let has = &config.platform;
-        return Err(Error::not_found(format!("no image for {platform}; it has: {has}; choose with --platform")));
+        return Err(unsuitable(platform, &config.platform.to_string()));
     }
     if config.diff_ids.len() != image.layers.len() {
         let (ids, layers) = (config.diff_ids.len(), image.layers.len());

@@ -1,4 +1,4 @@
-//! Images: from an archive (later a registry) to overlay lower directories.
+//! Images: from a registry or an archive to overlay lower directories.
 //!
 //! * [`reference`] what people write for an image, and what it means
 //! * [`oci`]       the documents: index, manifest, config, docker's `manifest.json`; pure
@@ -7,9 +7,13 @@
 //! * [`store`]     what is on disk: names, images, layers; locks and sessions
 //! * [`gc`]        what takes away: `rmi`, `prune`, the sweep after a crash
 //! * [`archive`]   blobs of a directory or an archive, by name
+//! * [`found`]     from documents to images, wherever they are
 //! * [`import`]    `podwright import`
+//! * [`registry`]  registries, mirrors, credentials: bytes from the network
+//! * [`pull`]      from a registry into the store, in one pass
 //!
-//! All of it blocks and none of it is async: the command calls it as it is, a server on a thread that may block.
+//! All of it blocks and none of it is async, but for [`registry`] and the waiting for a [`pull`]: a command calls it as it is, a server on a
+//! thread that may block.
 
 pub mod reference;
 pub mod oci;
@@ -18,4 +22,7 @@ pub mod unpack;
 pub mod store;
 pub mod gc;
 pub mod archive;
+pub mod found;
 pub mod import;
+pub mod registry;
+pub mod pull;

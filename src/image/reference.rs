@@ -69,6 +69,11 @@ impl Reference {
     }
 }
 
+/// Whether a text is an image's id, `sha256:` and 64 digits or these alone, and so of what is there and no name of what could be.
+pub fn is_id(text: &str) -> bool {
+    is_hex64(text.strip_prefix("sha256:").unwrap_or(text))
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.host, self.path)?;
@@ -255,6 +260,13 @@ mod tests {
             let e = text.parse::<Reference>().expect_err(text).to_string();
             assert!(e.contains(why), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn an_id_is_told_from_a_name_that_is_spelled_like_one() {
+        let digits = "a".repeat(64);
+        assert!(is_id(&digits) && is_id(&format!("sha256:{digits}")));
+        assert!(!is_id("sha256:12") && !is_id("nginx") && !is_id(&format!("nginx@sha256:{digits}")));
     }
 
     proptest::proptest! {

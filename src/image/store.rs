@@ -59,6 +59,9 @@ pub struct Named {
     pub image: Digest,
     /// What the name's `@digest` is: of the index or manifest that the name led to. `None` for a docker archive, which has neither.
     pub target: Option<Digest>,
+    /// A registry said what it is, and may say something else by now. `false`: somebody of this host said so, by `import`.
+    #[serde(default)]
+    pub pulled: bool,
 }
 
 impl Record for NamesRecord {
@@ -241,6 +244,16 @@ impl Store {
         }
     }
 
+    /// What a name was given to, if the image is there and can be used.
+    ///
+    /// # Errors
+    /// `Internal` when the names cannot be read.
+    pub fn named(&self, name: &Reference) -> Result<Option<Named>> {
+        let named = self.names()?.names.remove(&name.key());
+        let usable = |named: &Named| matches!(record::read::<ImageRecord>(&self.record(&named.image)), Ok(Some(_)));
+        Ok(named.filter(usable))
+    }
+
     /// What `text` stands for; the record may be missing.
     pub(super) fn resolve(&self, text: &str, names: &NamesRecord) -> Result<Digest> {
         let prefixed = if text.starts_with("sha256:") { text.to_owned() } else { format!("sha256:{text}") };
@@ -341,7 +354,7 @@ impl Store {
             return Err(absent(image, &names));
         }
         let target = names.names.values().find(|n| n.image == id).and_then(|n| n.target.clone());
-        names.names.insert(name.key(), Named { image: id, target });
+        names.names.insert(name.key(), Named { image: id, target, pulled: false });
         self.write_names(&names, &lock)
     }
 
@@ -384,7 +397,7 @@ pub(super) fn absent(text: &str, names: &NamesRecord) -> Error {
     let near = near(text, names.names.keys().map(String::as_str));
     let meant = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(" or ")) };
     Error::not_found(format!(
-        "image {text:?} is not in the store{meant}; `podwright import FILE` brings it, `podwright images` shows what is there"
+        "image {text:?} is not in the store{meant}; `podwright pull` or `podwright import FILE` brings it, `podwright images` shows what is there"
     ))
 }
 

@@ -41,7 +41,7 @@ const MAX_RATIO: u64 = 1000;
 /// Directories that hide what is below them, in one layer, at most.
 const MAX_OPAQUE: usize = 64 << 10;
 /// Bytes between two reports of progress.
-const PROGRESS_EVERY: u64 = 8 << 20;
+const PROGRESS_EVERY: u64 = 1 << 20;
 
 /// What the worker is to do with its standard input; one JSON argument.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Pipes that outlive who reads them: pipe(2), and open(2) of one through /proc/pid/fd, proc_pid_fd(5).
+//! Pipes that outlive who reads them: pipe(2), and open(2) of one through /proc/pid/fd, proc_pid_fd(5). And `F_SETPIPE_SZ`, fcntl(2).
 
 use rustix::fs::{Mode, OFlags};
 use std::io;
@@ -46,6 +46,15 @@ pub fn reopen(pid: u32, pipe: u64, write: bool) -> io::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
+}
+
+/// Makes a pipe hold so many bytes.
+///
+/// # Errors
+/// Those of fcntl(2); `EPERM` above `/proc/sys/fs/pipe-max-size`.
+pub fn set_size(pipe: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    rustix::pipe::fcntl_setpipe_size(pipe, bytes)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{Digest, InstanceId};
 use crate::image::reference::Reference;
+use crate::image::unpack::Unpacked;
 use crate::image::unpack::spawn::{self, Blob};
 use crate::state::record::{self, Durability};
 use crate::sys;
@@ -51,6 +52,8 @@ pub struct NewImage {
     pub names: Vec<Reference>,
     /// See [`Named::target`].
     pub target: Option<Digest>,
+    /// See [`Named::pulled`].
+    pub pulled: bool,
 }
 
 /// What a layer has to turn out to be.
@@ -129,16 +132,17 @@ impl Session<'_> {
         self.store.program()
     }
 
-    /// Has a layer in the store and keeps it there for this session: finds it, or unpacks what `open` opens. Blocks; called from several
-    /// threads for different layers.
+    /// Has a layer in the store and keeps it there for this session: finds it, or lets `give` give its blob to a worker, which unpacks it.
+    /// Blocks; called from several threads for different layers.
     ///
     /// # Errors
-    /// `InvalidArgument` for a digest or size that is another, with both values; the worker's; `ResourceExhausted` for a full disk.
+    /// `InvalidArgument` for a digest or size that is another, with both values; those of `give`, the worker's among them;
+    /// `ResourceExhausted` for a full disk.
     pub fn layer(
         &self,
         expected: &Expected,
         progress: &dyn Progress,
-        open: impl FnOnce() -> Result<Blob>,
+        give: impl FnOnce(&mut dyn FnMut(Blob) -> Result<Unpacked>) -> Result<Unpacked>,
     ) -> Result<LayerRecord> {
         let id = &expected.diff_id;
         {
@@ -150,18 +154,23 @@ impl Session<'_> {
             }
         }
         progress.layer(id, Event::Started { bytes: expected.bytes });
-        let made = self.make(expected, progress, open()?).context(|| format!("layer {id}"))?;
+        let made = self.make(expected, progress, give).context(|| format!("layer {id}"))?;
         self.publish(id)?;
         progress.layer(id, Event::Done);
         Ok(made)
     }
 
-    fn make(&self, expected: &Expected, progress: &dyn Progress, blob: Blob) -> Result<LayerRecord> {
+    fn make(
+        &self,
+        expected: &Expected,
+        progress: &dyn Progress,
+        give: impl FnOnce(&mut dyn FnMut(Blob) -> Result<Unpacked>) -> Result<Unpacked>,
+    ) -> Result<LayerRecord> {
         let dir = self.scratch(expected.diff_id.hex())?;
         let fs = dir.join("fs");
         std::fs::DirBuilder::new().mode(0o755).create(&fs).context(|| format!("mkdir {}", fs.display()))?;
         let mut read = |bytes| progress.layer(&expected.diff_id, Event::Read { bytes });
-        let done = spawn::layer(self.store.program(), blob, &fs, &self.lock, &mut read)?;
+        let done = give(&mut |blob| spawn::layer(self.store.program(), blob, &fs, &self.lock, &mut read))?;
         fault::point("image.import.unpacked");
         if let Some(wanted) = expected.blob.as_ref().filter(|wanted| **wanted != done.blob) {
             return Err(Error::invalid(format!("its blob's digest is {}, the manifest says {wanted}", done.blob)));
@@ -234,7 +243,8 @@ impl Session<'_> {
             }
             fault::point("image.import.recorded");
             for name in &image.names {
-                let named = Named { image: image.record.id.clone(), target: image.target.clone() };
+                let (target, pulled) = (image.target.clone(), image.pulled);
+                let named = Named { image: image.record.id.clone(), target, pulled };
                 names.names.insert(name.key(), named);
             }
         }

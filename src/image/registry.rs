@@ -1,0 +1,22 @@
+//! Registries: where an image's bytes come from over the network.
+//!
+//! * [`url`]         URLs and origins; pure
+//! * [`challenge`]   `WWW-Authenticate`; pure
+//! * [`credentials`] docker's `config.json`, CRI's AuthConfig
+//! * [`hosts`]       hosts.toml: mirrors, certificates, headers
+//! * [`tls`], [`proxy`], [`transport`]  connections
+//! * [`authorize`]   answers to challenges: passwords and tokens
+//! * [`client`]      one repository: manifests and blobs, with mirrors, retries and resumption
+//!
+//! Only this is async in [`crate::image`]. What becomes of the bytes is [`super::pull`]'s.
+
+pub mod authorize;
+pub mod challenge;
+pub mod client;
+pub mod credentials;
+pub mod failure;
+pub mod hosts;
+pub mod proxy;
+pub mod tls;
+pub mod transport;
+pub mod url;
