@@ -13,6 +13,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// The file that is read when no other is named. It may be absent; a file that was named may not.
@@ -25,6 +26,11 @@ pub const ENV_FILE: &str = "PODWRIGHT_CONFIG";
 const MAX_FILE_BYTES: u64 = 256 << 10;
 /// The longest `cgroup.root`, in bytes: it stands in front of every cgroup path, and those end at PATH_MAX (4096).
 const MAX_CGROUP_ROOT_BYTES: usize = 512;
+
+/// More layers at once would be more processes that unpack than a machine has use for.
+const MAX_PARALLEL_LAYERS: usize = 32;
+/// Longer than this nobody waits for a byte.
+const MAX_NO_PROGRESS: Duration = Duration::from_secs(3600);
 
 /// What a key's value must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,14 @@ enum Shape {
         later: &'static [&'static str],
     },
     Bool,
+    /// A whole number from 1.
+    Count {
+        most: usize,
+    },
+    /// A number and a unit: `500ms`, `90s`, `5m`.
+    Time {
+        most: Duration,
+    },
     /// Nothing, an IP address and port, or a unix socket's absolute path.
     Listen,
     /// Not honoured by this version, so only its default (if it is decided) is accepted.
@@ -119,10 +133,30 @@ pub const KEYS: &[Key] = &[
     Key::later("cri.stream_tls_cert", ""),
     Key::later("cri.stream_tls_key", ""),
     Key::later("image.default_registry", "docker.io"),
-    Key::later("image.hosts_dir", ""),
-    Key::later("image.auth_file", ""),
-    Key::later("image.parallel_layers", ""),
-    Key::later("image.no_progress_timeout", ""),
+    Key::new(
+        "image.hosts_dir",
+        "/etc/podwright/certs.d",
+        Shape::Directory,
+        "mirrors and certificates of registries, REGISTRY/hosts.toml",
+    ),
+    Key::new(
+        "image.auth_file",
+        "/etc/podwright/auth.json",
+        Shape::Directory,
+        "credentials of registries, as docker's config.json; `podwright login` writes it",
+    ),
+    Key::new(
+        "image.parallel_layers",
+        "4",
+        Shape::Count { most: MAX_PARALLEL_LAYERS },
+        "layers of one image that are fetched at once",
+    ),
+    Key::new(
+        "image.no_progress_timeout",
+        "1m",
+        Shape::Time { most: MAX_NO_PROGRESS },
+        "how long a registry may send nothing before it is asked again",
+    ),
     Key::later("network.mode", "auto"),
     Key::later("network.bridge", "podwright0"),
     Key::later("network.subnet4", "10.118.0.0/16"),
@@ -192,6 +226,16 @@ pub struct Settings {
     pub cgroup_driver: CgroupDriver,
     /// Limits that cannot be enforced are warnings in a pod's status instead of refusals.
     pub allow_unenforced: bool,
+    pub image: ImageSettings,
+}
+
+/// The settings of pulling, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSettings {
+    pub hosts_dir: PathBuf,
+    pub auth_file: PathBuf,
+    pub parallel_layers: usize,
+    pub no_progress_timeout: Duration,
 }
 
 /// The effective configuration: for each key that was set or is honoured, its value and where that came from.
@@ -278,6 +322,13 @@ impl Config {
             cgroup_root: self.value("cgroup.root").into(),
             cgroup_driver: CgroupDriver::Cgroupfs, // the only one that `check` lets through
             allow_unenforced: is_true(self.value("cgroup.allow_unenforced")),
+            image: ImageSettings {
+                hosts_dir: self.value("image.hosts_dir").into(),
+                auth_file: self.value("image.auth_file").into(),
+                // Both were checked; the least is what they would be without a check.
+                parallel_layers: self.value("image.parallel_layers").parse().unwrap_or(1),
+                no_progress_timeout: time(self.value("image.no_progress_timeout")).unwrap_or(MAX_NO_PROGRESS),
+            },
         }
     }
 }
@@ -391,6 +442,8 @@ fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
     match (key.shape, value) {
         (Shape::Bool, DeValue::Boolean(on)) => Ok(on.to_string()),
         (Shape::Bool, _) => wrong("true or false"),
+        (Shape::Count { .. }, DeValue::Integer(number)) => Ok(number.as_str().to_owned()),
+        (Shape::Count { .. }, _) => wrong("a number"),
         (Shape::Later, _) => Ok(flat(value)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (_, _) => wrong("a string"),
@@ -417,6 +470,15 @@ fn flat(value: &DeValue<'_>) -> String {
     }
 }
 
+/// A number and a unit.
+fn time(text: &str) -> Option<Duration> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    units.iter().find_map(|(unit, ms)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*ms).map(Duration::from_millis)
+    })
+}
+
 fn is_true(text: &str) -> bool {
     matches!(text, "true" | "1")
 }
@@ -431,6 +493,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Shape::Listen => Err("must be an IP address and port, or a unix socket's absolute path".into()),
         Shape::Bool if is_true(value) || matches!(value, "false" | "0") => Ok(()),
         Shape::Bool => Err("must be true or false".into()),
+        Shape::Count { most } if value.parse().is_ok_and(|n| (1..=most).contains(&n)) => Ok(()),
+        Shape::Count { most } => Err(format!("must be a whole number from 1 to {most}")),
+        Shape::Time { most } if time(value).is_some_and(|t| !t.is_zero() && t <= most) => Ok(()),
+        Shape::Time { most } => Err(format!("must be like 500ms, 90s or 5m, and at most {} s", most.as_secs())),
         Shape::Word { now, .. } if now.contains(&value) => Ok(()),
         Shape::Word { now, later } if later.contains(&value) => {
             Err(format!("not honoured by this version, which has {}", now.join(", ")))
@@ -538,6 +604,22 @@ mod tests {
         assert!(refusal("cgroup.driver = \"systemd\"").contains("not honoured by this version, which has cgroupfs"));
         assert!(with_file("[agent]\nnode_labels = {}").is_ok());
         assert!(refusal("[agent]\nnode_labels = { a = \"b\" }").contains("remove it"));
+    }
+
+    #[test]
+    fn a_number_and_a_time_have_their_bounds() {
+        let text = "[image]\nparallel_layers = 2\nno_progress_timeout = \"1500ms\"";
+        let entries = with_file(text).expect("valid");
+        let values: Vec<_> = entries.iter().map(|e| (e.key.name, e.value.as_str())).collect();
+        assert!(values.contains(&("image.parallel_layers", "2")), "{values:?}");
+        assert!(values.contains(&("image.no_progress_timeout", "1500ms")), "{values:?}");
+        assert_eq!(time("1500ms"), Some(Duration::from_millis(1500)));
+        for bad in
+            ["parallel_layers = 0", "parallel_layers = 33", "parallel_layers = \"2\"", "no_progress_timeout = \"0s\""]
+        {
+            assert!(refusal(&format!("[image]\n{bad}")).contains("must be"), "{bad}");
+        }
+        assert!(refusal("[image]\nno_progress_timeout = \"1 minute\"").contains("like 500ms"));
     }
 
     #[test]

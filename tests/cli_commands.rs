@@ -62,6 +62,10 @@ fn wrong_arguments_are_refused_with_the_flag_and_what_to_write() {
         (&["import", "--name", "x", "a.tar", "b.tar"], "--name names one image, and there are 2 paths"),
         (&["import", "--name", "Not A Name", "a.tar"], "image reference \"Not A Name\""),
         (&["import", "--platform", "windows", "a.tar"], "is not linux/ARCH"),
+        (&["pull", "Not A Name"], "image reference \"Not A Name\""),
+        (&["pull", "--platform", "windows", "a"], "is not linux/ARCH"),
+        (&["login", "registry.example/team", "-u", "me", "--password-stdin"], "not the name of a registry"),
+        (&["login", "-u", "me"], "--password-stdin"),
         (&["get", "services"], "'services'"),
     ] {
         let output = podwright(args, "");

@@ -36,7 +36,7 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_commands_are_those_that_are_promised() {
-    let promised = "run check verify pods ps get logs exec inspect stats stop rm images import rmi prune daemon doctor \
+    let promised = "run check verify pods ps get logs exec inspect stats stop rm images pull import login logout rmi prune daemon doctor \
                     config completions man version";
     assert_eq!(commands(), promised.split_whitespace().collect::<Vec<_>>());
 }
@@ -159,7 +159,7 @@ fn unprivileged(args: &[&str]) -> Output {
 
 #[test]
 fn the_first_line_says_that_root_is_needed() {
-    for args in [&["ps"][..], &["run", "pod.yaml"], &["import", "image.tar"], &["stop", "web"]] {
+    for args in [&["ps"][..], &["run", "pod.yaml"], &["import", "image.tar"], &["pull", "nginx"], &["stop", "web"]] {
         let output = unprivileged(args);
         assert_eq!(output.status.code(), Some(125), "{args:?}");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -27,7 +27,7 @@ pub struct Manner {
 /// Every pod of `manifests`, in their order, as it will be made.
 ///
 /// # Errors
-/// `InvalidArgument` with lines for what this host will not run; `NotFound` for an image that was not imported: this version does not pull.
+/// `InvalidArgument` with lines for what this host will not run; `NotFound` for an image that is not in the store: who asks has pulled it.
 pub fn plan(engine: &Engine, manifests: &[Manifest], manner: &Manner) -> Result<Vec<(PodId, PodPlan)>> {
     let mut plans = Vec::new();
     for manifest in manifests {

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | livenessProbe, readinessProbe, startupProbe, lifecycle, restartPolicyRules | refused by name |
 //! | restartPolicy of an init container | Always (a sidecar) is honoured, another refused |
-//! | imagePullPolicy | Always is accepted, for it is the default of `:latest`: nothing is pulled here, what was imported is used |
+//! | imagePullPolicy | as a kubelet's; but of what was imported no registry is asked: somebody of this host said what the name is |
 //! | emptyDir | on disk; `medium` and `sizeLimit` refused, for neither would be enforced |
 //! | subPath, subPathExpr | in configMap, secret, downwardAPI and projected volumes; refused where a container may write |
 //! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |

@@ -1,6 +1,6 @@
 //! `podwright daemon`: reads the settings and hands them over.
 
-use super::{Session, output, require_root, run as own, unit};
+use super::{Session, output, pull, require_root, run as own, unit};
 use crate::daemon::{self, Settings};
 use crate::error::{Context, Result};
 use std::path::PathBuf;
@@ -42,6 +42,8 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
     daemon::run(Settings {
         engine: own::options(session, None)?,
         socket: args.socket.clone().unwrap_or_else(|| session.config.value("cri.socket").into()),
+        // Whose home directory the daemon's is, is an accident: its credentials are those of its own file, and of each request.
+        pull: pull::settings(session, Vec::new()),
         metrics: session.config.value("metrics.address").to_owned(),
         config: serde_json::Value::Object(effective).to_string(),
     })?;

@@ -118,7 +118,9 @@ pub(super) fn run(args: &ImagesArgs, session: &Session) -> Result<u8> {
             let images = images.into_iter().map(entry).collect();
             output::print_json(&Document { images, damaged: damaged.collect() })?;
         }
-        Format::Table if images.is_empty() => output::note("no images; `podwright import FILE` brings one"),
+        Format::Table if images.is_empty() => {
+            output::note("no images; `podwright pull` or `podwright import FILE` brings one")
+        }
         Format::Table => {
             let rows = images.iter().flat_map(|image| {
                 let used = if in_use.contains(&image.id) { "yes" } else { "no" };

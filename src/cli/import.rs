@@ -1,13 +1,11 @@
 //! `podwright import`: images from files.
 
 use super::output::{self, Format};
-use super::{Session, units};
+use super::{Session, progress};
 use crate::error::{Error, Result};
-use crate::id::Digest;
 use crate::image::import::{self, Request};
 use crate::image::oci::Platform;
 use crate::image::reference::Reference;
-use crate::image::store::session::{Event, Progress};
 use serde::Serialize;
 use std::path::Path;
 
@@ -47,27 +45,6 @@ struct Entry {
     names: Vec<String>,
 }
 
-/// A line on stderr for each layer: it stays readable in a log, and stdout is the images.
-struct Lines;
-
-impl Progress for Lines {
-    fn layer(&self, diff_id: &Digest, event: Event) {
-        if let Some(text) = line(event) {
-            output::note(&format!("layer {}: {text}", &diff_id.hex()[..12]));
-        }
-    }
-}
-
-fn line(event: Event) -> Option<String> {
-    match event {
-        Event::Exists => Some("in the store already".to_owned()),
-        Event::Started { bytes: Some(bytes) } => Some(format!("unpacking {}", units::size(bytes))),
-        Event::Started { bytes: None } => Some("unpacking".to_owned()),
-        Event::Done => Some("done".to_owned()),
-        Event::Read { .. } => None,
-    }
-}
-
 pub(super) fn run(args: &ImportArgs, session: &Session) -> Result<u8> {
     if args.name.is_some() && args.paths.len() > 1 {
         return Err(Error::invalid(format!("--name names one image, and there are {} paths", args.paths.len())));
@@ -75,13 +52,13 @@ pub(super) fn run(args: &ImportArgs, session: &Session) -> Result<u8> {
     let name = args.name.as_deref().map(str::parse::<Reference>).transpose()?;
     super::require_root("import")?;
     let store = session.store()?;
-    let progress: &dyn Progress = if args.quiet { &crate::image::store::session::Silent } else { &Lines };
+    let progress = progress::of(args.quiet, "unpacking");
     let mut images = Vec::new();
     for path in &args.paths {
         let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
         let platform = args.platform.clone().unwrap_or_else(Platform::host);
         let request = Request { path: path.to_owned(), name: name.clone(), platform };
-        for image in import::import(&store, &request, progress)? {
+        for image in import::import(&store, &request, &*progress)? {
             let entry =
                 Entry { id: image.id.to_string(), names: image.names.iter().map(Reference::to_string).collect() };
             if session.format == Format::Table {
@@ -107,12 +84,6 @@ fn imported(image: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn progress_is_a_line_a_change_and_none_a_chunk() {
-        assert_eq!(line(Event::Read { bytes: 1 }), None);
-        assert_eq!(line(Event::Started { bytes: Some(2 << 20) }).as_deref(), Some("unpacking 2Mi"));
-    }
 
     #[test]
     fn what_was_imported_is_a_line_a_name_or_one_with_the_remedy() {

@@ -19,14 +19,17 @@ mod import;
 mod inspect;
 mod live;
 mod logging;
+mod login;
 mod logs;
 mod man;
 mod output;
 mod plan_text;
 mod planner;
 mod pods;
+mod progress;
 mod prune;
 mod ps;
+mod pull;
 mod remote;
 mod rm;
 mod rmi;
@@ -51,7 +54,8 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   podwright doctor                     what of this host is in the way, and the remedy
-  podwright import nginx.tar           an image, from an OCI layout or a docker archive
+  podwright pull nginx                 an image, from its registry
+  podwright import nginx.tar           the same, from an OCI layout or a docker archive
   podwright run pod.yaml               run a pod until its containers end
   podwright ps                         containers, with their state
   podwright logs web/nginx -f          the output of one container of a pod
@@ -120,7 +124,10 @@ enum Command {
     #[command(visible_alias = "delete")]
     Rm(rm::RmArgs),
     Images(images::ImagesArgs),
+    Pull(pull::PullArgs),
     Import(import::ImportArgs),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
     Rmi(rmi::RmiArgs),
     Prune(prune::PruneArgs),
     Daemon(daemon::DaemonArgs),
@@ -194,7 +201,10 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
         Command::Stop(args) => stop::run(&args, session),
         Command::Rm(args) => rm::run(&args, session),
         Command::Images(args) => images::run(&args, session),
+        Command::Pull(args) => pull::run(&args, session),
         Command::Import(args) => import::run(&args, session),
+        Command::Login(args) => login::run(&args, session),
+        Command::Logout(args) => login::logout(&args, session),
         Command::Rmi(args) => rmi::run(&args, session),
         Command::Prune(args) => prune::run(&args, session),
         Command::Daemon(args) => daemon::run(&args, session),

@@ -243,9 +243,9 @@ impl Planner {
                 Ok(image) => return Some(image),
                 Err(e) => refusals.push(e.to_string()),
             },
-            None if sys::is_root() => {
-                refusals.push(format!("image {name:?} is not in the store; `podwright import FILE` brings it"))
-            }
+            None if sys::is_root() => refusals.push(format!(
+                "image {name:?} is not in the store; `podwright pull` or `podwright import FILE` brings it"
+            )),
             None => {} // whoever is not root cannot know, and is told so once
         }
         None

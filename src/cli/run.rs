@@ -2,15 +2,18 @@
 
 use super::console::Console;
 use super::remote::Daemon;
-use super::{Session, output, require_root, units};
+use super::{Session, output, pull, require_root, units};
 use crate::agent::host::{self, Manner};
 use crate::agent::manifest::{self, Manifest};
 use crate::agent::node;
+use crate::agent::pod::PullPolicy;
 use crate::agent::problem::ManifestErrors;
 use crate::agent::runner::Ask;
 use crate::engine::{Engine, Options, sweep};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::InstanceId;
+use crate::image::pull::Puller;
+use crate::image::reference::{Reference, is_id};
 use crate::ownapi::{self, Pods};
 use crate::state::paths::Paths;
 use std::io::Read;
@@ -53,6 +56,9 @@ pub(super) struct RunArgs {
     /// Stop the pod after this long (90s, 5m, 1h30m) and exit with 124
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
+    /// Credentials of registries, docker's config.json, before image.auth_file and docker's own
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
     /// Keep the logs, below /var/log/pods
     #[arg(long)]
     keep: bool,
@@ -82,6 +88,10 @@ pub(super) fn run(args: &RunArgs, session: &Session) -> Result<u8> {
     let manifests = files.iter().map(|(name, bytes)| read(bytes, name, args.template)).collect::<Result<Vec<_>>>()?;
     super::runtime()?.block_on(async {
         let daemon = if args.no_daemon { None } else { Daemon::find(session).await? };
+        let puller = pull::puller(session.store()?, session, args.authfile.as_deref())?;
+        if !has_images(&puller, &manifests, args.quiet).await? {
+            return Ok(INTERRUPTED);
+        }
         match daemon {
             Some(daemon) => ask(daemon, args, files, &manifests, timeout).await,
             None => host(args, session, &manifests, timeout).await,
@@ -213,4 +223,38 @@ async fn supervise(
             }
         }
     }
+}
+
+/// Has every image in the store before anything is made; `false` after Ctrl-C. It is the command that pulls, also where a daemon runs the
+/// pods: the store is both's, and the credentials are those of the user.
+///
+/// What was imported is what somebody of this host said the name is: no registry is asked whether it says the same.
+async fn has_images(puller: &Puller, manifests: &[Manifest], quiet: bool) -> Result<bool> {
+    let pods = manifests.iter().flat_map(|manifest| &manifest.pods);
+    let containers = pods.flat_map(|pod| {
+        let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+        all.map(|container| (&pod.metadata.name, container))
+    });
+    for (pod, container) in containers {
+        let doing = || format!("pod {pod:?}, container {:?}", container.name);
+        let image = &container.image.value;
+        let there = puller.store().lookup(image);
+        if is_id(image) {
+            there.context(doing)?;
+            continue;
+        }
+        let name = image.parse::<Reference>().context(doing)?;
+        let pull = match container.pull_policy {
+            PullPolicy::Never => {
+                there.context(|| "imagePullPolicy is Never").context(doing)?;
+                false
+            }
+            PullPolicy::IfNotPresent => there.is_err(),
+            PullPolicy::Always => there.is_err() || puller.store().named(&name)?.is_some_and(|named| named.pulled),
+        };
+        if pull && pull::pull(puller, name, None, quiet).await.context(doing)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
