@@ -8,6 +8,7 @@ use crate::cri::{self, Cri, Listener};
 use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use crate::fault;
+use crate::image::pull::{self, Puller};
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -36,6 +37,7 @@ const SOCKET_DIRECTORY_MODE: u32 = 0o700;
 pub struct Settings {
     pub engine: Options,
     pub socket: PathBuf,
+    pub pull: pull::Settings,
     /// An address and port or a unix socket's path to serve `/metrics` on; empty for nowhere.
     pub metrics: String,
     /// The effective configuration as JSON.
@@ -74,7 +76,8 @@ async fn serve(settings: Settings) -> Result<()> {
     tokio::spawn(sweep_images(engine.clone(), working.clone()));
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
-    let cri = Cri::new(engine, settings.config, closing.clone(), working);
+    let puller = Puller::new(engine.images().clone(), settings.pull);
+    let cri = Cri::new(engine, puller.clone(), settings.config, closing.clone(), working);
     if let Some(metrics) = metrics {
         tokio::spawn(cri::serve_metrics(cri.clone(), metrics, closing.clone())); // it ends with `closing`, or with the process
     }
@@ -92,7 +95,8 @@ async fn serve(settings: Settings) -> Result<()> {
     close.send_replace(true);
     let drained = async {
         let _ = server.await; // it does not panic, and if it did there is no more to wait for
-        at_work.recv().await
+        at_work.recv().await;
+        puller.settled().await;
     };
     if tokio::time::timeout(DRAIN * 2, drained).await.is_err() {
         tracing::warn!("ending with calls at work: the next daemon finds what they began");

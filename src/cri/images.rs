@@ -1,16 +1,21 @@
-//! The ImageService, over the store: what was imported. Pulling is not in this version.
+//! The ImageService, over the store and what pulls into it.
 
-use super::status::unimplemented;
-use super::{Answers, Cri, answer, pieces};
+use super::{Answers, Cri, answer, pieces, status, until_closing};
 use crate::criapi::image_service_server::ImageService;
 use crate::criapi::{
-    FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
     ImageStatusRequest, ImageStatusResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
     PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, StreamImagesResponse, UInt64Value,
 };
 use crate::engine::{blocking, in_use};
 use crate::error::{Error, Kind, Result};
+use crate::image::oci::Platform;
+use crate::image::pull::{self, Given};
+use crate::image::reference::{Reference, is_id};
+use crate::image::registry::credentials::Secret;
 use crate::image::store;
+use crate::image::store::session::Silent;
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 impl Cri {
@@ -53,6 +58,29 @@ impl Cri {
         Ok(ImageStatusResponse { image: Some(answer::image(image)), info })
     }
 
+    /// Has an image in the store, and gives its id. Of what was imported no registry is asked: whoever imported it need not change what pulls
+    /// before it runs. Dropped, it ends, unless another call waits for the same image.
+    async fn pull(&self, request: PullImageRequest) -> Result<String> {
+        let text = request.image.clone().unwrap_or_default().image;
+        if is_id(&text) {
+            let absent =
+                || Error::not_found(format!("image {text:?} is not in the store, and an id names no registry"));
+            return self.find_image(request.image).await?.map(|image| image.id.to_string()).ok_or_else(absent);
+        }
+        let name: Reference = text.parse()?;
+        let (store, of) = (self.engine.images().clone(), name.clone());
+        let named = blocking(move || store.named(&of)).await?;
+        if let Some(named) = named.filter(|named| !named.pulled) {
+            return Ok(named.image.to_string());
+        }
+        let request = pull::Request { name, platform: Platform::host(), given: given(request.auth)? };
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            pulled = self.puller.pull(&request, Arc::new(Silent)) => pulled.map(|pulled| pulled.id.to_string()),
+            () = until_closing(&mut closing) => Err(Error::new(Kind::Unavailable, "the daemon ends")),
+        }
+    }
+
     /// With all its names, whichever way it was asked for.
     async fn drop_image(&self, spec: Option<ImageSpec>) -> Result<()> {
         let Some(image) = self.find_image(spec).await? else { return Ok(()) };
@@ -76,6 +104,13 @@ impl Cri {
         // Writable layers are on the same one; both lists say so.
         Ok(ImageFsInfoResponse { image_filesystems: vec![filesystem.clone()], container_filesystems: vec![filesystem] })
     }
+}
+
+/// The credentials of a request, if it has any.
+fn given(auth: Option<AuthConfig>) -> Result<Option<Given>> {
+    let Some(auth) = auth else { return Ok(None) };
+    let secret = Secret::of(&auth.username, &auth.password, &auth.auth, &auth.identity_token, &auth.registry_token)?;
+    Ok(secret.map(|secret| Given { registry: auth.server_address, secret }))
 }
 
 #[tonic::async_trait]
@@ -103,14 +138,9 @@ impl ImageService for Cri {
         super::answer(self.image_status_of(request.into_inner()).await)
     }
 
-    /// Answers for an image that is there: whoever imported it need not change what pulls before it runs.
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<PullImageResponse>, Status> {
-        match self.find_image(request.into_inner().image).await {
-            Ok(None) => Err(unimplemented("PullImage (of an image that was not imported)")),
-            found => super::answer(found.map(|image| PullImageResponse {
-                image_ref: image.map(|image| image.id.to_string()).unwrap_or_default(),
-            })),
-        }
+        let pulled = self.pull(request.into_inner()).await;
+        pulled.map(|image_ref| Response::new(PullImageResponse { image_ref })).map_err(|e| status::pull_status(&e))
     }
 
     async fn remove_image(

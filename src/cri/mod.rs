@@ -8,7 +8,7 @@
 //! Three rules hold for every method that changes something:
 //!
 //! * It runs to its end when its caller goes away: a deadline of the client must not cut a verb in two, and the retry finds a whole object
-//!   ([`Cri::to_the_end`]).
+//!   ([`Cri::to_the_end`]). Only PullImage does not, which has no deadline: it ends with the last of those who wait for the image.
 //! * A retry of RunPodSandbox or CreateContainer with the same identity (CRI metadata) and the same config is answered with the object of
 //!   the first call, after it, if that is still at it. The same identity with another config is ALREADY_EXISTS.
 //! * Nothing waits for a pod that is not its own: verbs on one pod are serialised by the engine, on different pods not.
@@ -37,6 +37,7 @@ use crate::criapi::AuthConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
+use crate::image::pull::Puller;
 use convert::Host;
 use std::collections::HashMap;
 use std::fmt;
@@ -59,6 +60,7 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 #[derive(Debug, Clone)]
 pub struct Cri {
     engine: Engine,
+    puller: Puller,
     host: Host,
     /// The configuration as JSON, for `crictl info`.
     config: Arc<str>,
@@ -92,14 +94,31 @@ impl Making {
 
 impl Cri {
     /// Serves `engine`. `working` is dropped with the last verb that is at work, so that its receiver tells when all have ended.
-    pub fn new(engine: Engine, config: String, closing: watch::Receiver<bool>, working: mpsc::Sender<()>) -> Cri {
+    pub fn new(
+        engine: Engine,
+        puller: Puller,
+        config: String,
+        closing: watch::Receiver<bool>,
+        working: mpsc::Sender<()>,
+    ) -> Cri {
         let host = Host {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y"),
         };
         let usage = usage::Cache::default();
         let (config, started) = (config.into(), SystemTime::now());
-        Cri { engine, host, config, making: Arc::default(), usage, calls: Arc::default(), started, closing, working }
+        Cri {
+            engine,
+            puller,
+            host,
+            config,
+            making: Arc::default(),
+            usage,
+            calls: Arc::default(),
+            started,
+            closing,
+            working,
+        }
     }
 
     /// Runs a verb to its end, whether or not its caller still waits.

@@ -19,6 +19,15 @@ pub(super) fn status(error: &Error) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// The same for PullImage: from a message that begins so, and has no code, the kubelet makes a reason of its own instead of ErrImagePull
+/// (k8s.io/cri-api/pkg/errors, ErrRegistryUnavailable).
+pub(super) fn pull_status(error: &Error) -> Status {
+    match error.kind() {
+        Kind::Unavailable => Status::new(Code::Unknown, format!("RegistryUnavailable: {error}")),
+        _ => status(error),
+    }
+}
+
 /// A method that this version does not have. Clients tell by the code, people by the name.
 pub(super) fn unimplemented(method: &str) -> Status {
     status(&Error::unsupported(format!("{method} is not in this version of podwright")))
