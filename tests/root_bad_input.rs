@@ -49,7 +49,9 @@ fn a_wrong_manifest_is_refused_with_line_value_and_remedy() {
 #[test]
 fn an_image_that_is_not_there_is_refused_before_anything_is_made() {
     let machine = Machine::with_busybox();
-    machine.run(&with("").replace("busybox", "example.com/none:1")).refused(&[
+    let never = "example.com/none:1\n    imagePullPolicy: Never";
+    machine.run(&with("").replace("busybox", never)).refused(&[
+        "imagePullPolicy is Never",
         "pod \"p\"",
         "container \"c\"",
         "\"example.com/none:1\"",

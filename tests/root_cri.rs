@@ -450,8 +450,8 @@ async fn images_are_found_by_every_name_and_removed_with_all() {
     }
     let request = ImageStatusRequest { image: spec("nothing"), verbose: false };
     assert!(node.images.image_status(request).await.expect("no error").into_inner().image.is_none());
-    let pull = node.images.pull_image(PullImageRequest { image: spec("nothing"), ..Default::default() }).await;
-    assert_eq!(pull.expect_err("later").code(), Code::Unimplemented);
+    let pull = node.images.pull_image(PullImageRequest { image: spec("Not a name"), ..Default::default() }).await;
+    assert_eq!(pull.expect_err("no name").code(), Code::InvalidArgument);
 
     let (pod, _) = node.pod_with("p", "sleep 1000").await;
     let request = RemoveImageRequest { image: spec("busybox") };

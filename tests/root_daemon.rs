@@ -103,7 +103,7 @@ async fn run_lets_the_daemon_that_is_up_run_the_pod_and_says_so() {
 #[tokio::test]
 async fn what_the_daemon_cannot_run_is_an_error_of_the_command() {
     let node = Node::new().await;
-    let absent = script("true", "").replace("image: busybox", "image: absent");
+    let absent = script("true", "imagePullPolicy: Never").replace("image: busybox", "image: absent");
     let refused = end(run(&node, &absent, &[])).await;
     assert!(refused.code(125).stderr.contains("is not in the store"), "{}", refused.stderr);
     let wrong = end(run(&node, "apiVersion: v1\nkind: Pod\nspec: {}\n", &[])).await;
