@@ -269,7 +269,7 @@ async fn nothing_grows_while_pods_come_and_go_and_the_daemon_dies_again_and_agai
         assert_eq!((before.fds, before.threads), (after.fds, after.threads), "{before:?} {after:?}");
         assert!(after.rss_kib < before.rss_kib + MAX_GROWN_KIB, "{before:?} {after:?}");
     }
-    assert_eq!(daemon_after.threads, idle_threads);
+    assert!(daemon_after.threads <= idle_threads, "{daemon_after:?}, and {idle_threads} threads at first");
 
     // The pod that was there all the time: the same, and its log whole.
     let after = node.status(&work.other).await.expect("it is known");
