@@ -73,7 +73,7 @@ async fn serve(settings: Settings) -> Result<()> {
     fault::point("daemon.start.listening");
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
-    tokio::spawn(sweep_images(engine.clone(), working.clone()));
+    tokio::spawn(sweep_behind(engine.clone(), working.clone()));
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
     let puller = Puller::new(engine.images().clone(), settings.pull);
@@ -112,10 +112,6 @@ async fn serve(settings: Settings) -> Result<()> {
 
 /// An engine that knows what is there.
 async fn recover(options: Options) -> Result<Engine> {
-    sweep::sweep_dead(&options).await.unwrap_or_else(|e| {
-        tracing::warn!("{e}");
-        0
-    });
     let engine = Engine::open(options)?;
     for e in engine.recover().await? {
         tracing::error!("{e}");
@@ -128,8 +124,11 @@ async fn recover(options: Options) -> Result<Engine> {
     Ok(engine)
 }
 
-/// What a daemon that was killed in RemoveImage has left of it. Nobody waits for that: it is only disk space.
-async fn sweep_images(engine: Engine, working: mpsc::Sender<()>) {
+/// What others have left: a `run` that was killed together with its shims, a daemon that was killed in RemoveImage. Nobody waits for it.
+async fn sweep_behind(engine: Engine, working: mpsc::Sender<()>) {
+    if let Err(e) = sweep::sweep_dead(engine.options()).await {
+        tracing::warn!("{e}");
+    }
     let swept = engine::blocking(move || engine.images().collect_unneeded(&|| in_use::in_use(engine.paths()))).await;
     match swept {
         Ok(removed) if removed.layers.is_empty() => {}

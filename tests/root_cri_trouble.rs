@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, script};
-use fixtures::machine::{PATIENCE, until};
+use fixtures::machine::{GONE_WITHIN, PATIENCE, until};
 use podwright::criapi::*;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -261,5 +261,120 @@ async fn a_pod_of_another_boot_is_swept() {
     assert!(!of_b.exists());
     assert_eq!(node.exec(&in_a, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
     node.remove_pod(&a).await.expect("remove");
+    node.assert_clean().await;
+}
+
+/// The pid of a pod's shim.
+async fn shim_of(node: &mut Node, pod: &str) -> u32 {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: true };
+    let answer = node.runtime.pod_sandbox_status(request).await.expect("status").into_inner();
+    let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).expect("JSON");
+    u32::try_from(info["shim"]["pid"].as_u64().expect("a pid")).expect("a pid")
+}
+
+/// A process that stands still until it is told to go on, in any case at the end of the test.
+struct Stopped(u32);
+
+impl Stopped {
+    fn new(pid: u32) -> Stopped {
+        podwright::sys::exec::kill(pid, 19).expect("SIGSTOP");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = podwright::sys::exec::kill(self.0, 18); // it may have been killed
+    }
+}
+
+#[tokio::test]
+async fn verbs_on_one_pod_wait_for_each_other_and_on_different_pods_do_not() {
+    let mut node = Node::new().await;
+    let (a, in_a) = node.pod_with("a", "sleep 1000").await;
+    let config = node.sandbox("a");
+    let second = node.create(&a, script("second", "sleep 1000"), config.clone()).await.expect("create");
+    let stopped = Stopped::new(shim_of(&mut node, &a).await);
+
+    let mut client = node.runtime.clone();
+    let request = StartContainerRequest { container_id: second.clone() };
+    let start = tokio::spawn(async move { client.start_container(request).await });
+    let mut client = node.runtime.clone();
+    let request = ExecSyncRequest { container_id: in_a, cmd: vec!["true".into()], timeout: 30 };
+    let exec = tokio::spawn(async move { client.exec_sync(request).await });
+    // In the order in which they came: it is another verb on that pod.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut client = node.runtime.clone();
+    let create = CreateContainerRequest {
+        pod_sandbox_id: a.clone(),
+        config: Some(script("third", "sleep 1000")),
+        sandbox_config: Some(config),
+    };
+    let create = tokio::spawn(async move { client.create_container(create).await });
+
+    let begun = Instant::now();
+    let (b, in_b) = node.pod_with("b", "trap 'exit 5' TERM; while :; do sleep 0.05; done").await;
+    assert_eq!(node.exec(&in_b, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
+    assert_eq!(node.pods(PodSandboxFilter::default()).await.len(), 2);
+    node.stop_container(&in_b, 30).await.expect("stop");
+    assert_eq!(node.status(&in_b).await.expect("status").exit_code, 5);
+    node.remove_pod(&b).await.expect("remove");
+    assert!(begun.elapsed() < Duration::from_secs(5), "another pod's shim stands still: {:?}", begun.elapsed());
+    assert!(!start.is_finished() && !exec.is_finished() && !create.is_finished());
+    drop(stopped);
+    start.await.expect("joined").expect("start");
+    exec.await.expect("joined").expect("exec");
+    create.await.expect("joined").expect("create");
+    assert_eq!(node.status(&second).await.expect("status").state(), ContainerState::ContainerRunning);
+    node.remove_pod(&a).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn calls_to_a_shim_that_stands_still_end_and_its_pod_can_be_stopped() {
+    let mut node = Node::new().await;
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    let shim = shim_of(&mut node, &pod).await;
+    let _stopped = Stopped::new(shim);
+    let begun = Instant::now();
+    let late = node.stop_container(&id, 0).await.expect_err("nobody kills it");
+    assert!(late.code() == Code::DeadlineExceeded && late.message().contains("shim"), "{late:?}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(node.status(&id).await.expect("status").state(), ContainerState::ContainerRunning, "it does run");
+    // A pod that is to end ends without its shim.
+    node.stop_pod(&pod).await.expect("stop");
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert_eq!(node.status(&id).await.expect("status").state(), ContainerState::ContainerExited);
+    node.remove_pod(&pod).await.expect("remove");
+    node.stop().await;
+    // What the shim was parent of is the host's init's to reap.
+    node.machine.assert_as_before_within(GONE_WITHIN);
+}
+
+#[tokio::test]
+async fn a_shim_that_stands_still_does_not_hold_up_the_start() {
+    let mut node = Node::new().await;
+    let (a, in_a) = node.pod_with("a", "sleep 1000").await;
+    let (b, in_b) = node.pod_with("b", "sleep 1000").await;
+    let before = node.status(&in_a).await.expect("status");
+    let shim = shim_of(&mut node, &a).await;
+    node.kill();
+    let stopped = Stopped::new(shim);
+    let begun = Instant::now();
+    node.start();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(node.pod_status(&a).await.expect("listed").state(), PodSandboxState::SandboxNotready);
+    assert_eq!(node.pod_status(&b).await.expect("listed").state(), PodSandboxState::SandboxReady);
+    assert_eq!(node.exec(&in_b, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
+    let mut client = node.runtime.clone();
+    let request = ExecSyncRequest { container_id: in_a.clone(), cmd: vec!["echo".into(), "on".into()], timeout: 30 };
+    let exec = tokio::spawn(async move { client.exec_sync(request).await });
+    drop(stopped);
+    assert_eq!(exec.await.expect("joined").expect("it was waited for").into_inner().stdout, b"on\n");
+    assert_eq!(node.pod_status(&a).await.expect("listed").state(), PodSandboxState::SandboxReady);
+    assert_eq!(node.status(&in_a).await.expect("status"), before, "nothing has happened to it");
+    for pod in [a, b] {
+        node.remove_pod(&pod).await.expect("remove");
+    }
     node.assert_clean().await;
 }

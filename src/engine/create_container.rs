@@ -31,7 +31,7 @@ impl Engine {
     /// `NotFound` for the pod or image, `FailedPrecondition` for a pod that is not ready, `AlreadyExists` for a second
     /// container of that name and attempt, `InvalidArgument` naming field, value and remedy. Nothing is left.
     pub async fn create_container(&self, pod: &PodId, config: ContainerConfig) -> Result<ContainerId> {
-        let pod = self.pod(pod)?;
+        let pod = self.reachable(pod).await?;
         let _one_at_a_time = pod.verb.lock().await;
         let name = config.name.clone();
         let mut undo = Undo::default();

@@ -104,7 +104,7 @@ impl Engine {
         streams: Streams,
         gone: impl Future<Output = ()> + Send,
     ) -> Result<std::result::Result<ExitStatus, Failure>> {
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
         if !running {
             return Err(Error::precondition(format!("container {} does not run", id.short())));

@@ -203,6 +203,27 @@ impl Engine {
         found.ok_or_else(|| self.unknown("container", id.as_str()))
     }
 
+    /// The same for a verb that changes it: its shim was heard.
+    ///
+    /// # Errors
+    /// As [`Engine::pod`]; `Unavailable` when the shim does not answer yet, `FailedPrecondition` when it speaks another version of the
+    /// protocol than this engine.
+    pub(crate) async fn reachable(&self, id: &PodId) -> Result<Arc<Pod>> {
+        let pod = self.pod(id)?;
+        pod.heard().await?;
+        Ok(pod)
+    }
+
+    /// The same for a verb that changes a container.
+    ///
+    /// # Errors
+    /// As [`Engine::pod_of`] and [`Engine::reachable`].
+    pub(crate) async fn reachable_of(&self, id: &ContainerId) -> Result<Arc<Pod>> {
+        let pod = self.pod_of(id)?;
+        pod.heard().await?;
+        Ok(pod)
+    }
+
     pub(crate) fn announce(&self, event: Event) {
         let _ = self.0.events.send(Event { at_ns: self.now_ns(), ..event }); // there may be no listener
     }

@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
+/// How long a verb waits for a shim that recovery has yet to hear.
+const HEARING: Duration = Duration::from_secs(10);
 /// How long a verb waits for the successor of a shim that died.
 const SHIM_SOON: Duration = Duration::from_secs(20);
 /// How many deaths of a pod's shims are remembered; more than [`super::adopt::plan`] asks for.
@@ -61,6 +63,12 @@ pub struct Facts {
     pub stopped: bool,
     /// A record of the sandbox is there and cannot be read: what became of it is not known.
     pub unreadable: bool,
+    /// Its shim was found and has not answered yet.
+    pub unheard: bool,
+    /// The start went on without it: what it would do with the pod then is its own recovery's.
+    pub late: bool,
+    /// Why its shim cannot be spoken with, though it lives: it is of a podwright of another version. The pod runs on, out of reach.
+    pub foreign: Option<String>,
     /// The shim is gone, and no other will come. One whose successor is being made is merely not there.
     pub hung_up: bool,
     /// The shim that took over from the one in the record.
@@ -174,6 +182,27 @@ impl Pod {
     pub fn shim(&self) -> Result<Shim> {
         let shim = self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone();
         shim.ok_or_else(|| Error::new(Kind::Unavailable, format!("the shim of pod {} is gone", self.id().short())))
+    }
+
+    /// Waits until the shim that recovery has found was heard, or was given up.
+    ///
+    /// # Errors
+    /// `Unavailable` when it takes too long; `FailedPrecondition`, with the remedy, when it speaks no version of the protocol that this
+    /// engine does.
+    pub async fn heard(&self) -> Result<()> {
+        let heard = self.wait(|facts| Ok((!facts.unheard).then(|| facts.foreign.clone())));
+        let (name, shim) = (self.id().short(), self.shim_process().pid);
+        match tokio::time::timeout(HEARING, heard).await {
+            Err(_) => Err(Error::new(
+                Kind::Unavailable,
+                format!("the shim of pod {name}, process {shim}, does not answer yet"),
+            )),
+            Ok(Err(e)) => Err(e),
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(why))) => Err(Error::precondition(format!(
+                "pod {name} runs on, out of reach: {why}; use the podwright that made it, or kill its shim, process {shim}, which ends the pod"
+            ))),
+        }
     }
 
     /// The same; while another shim is being made for one that died, the caller waits for it. Not by one who holds the pod's lock, which

@@ -46,7 +46,11 @@ pub struct ContainerStatus {
 fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
     PodStatus {
         record: pod.record.clone(),
-        ready: !facts.stopped && !facts.hung_up && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()),
+        ready: !facts.stopped
+            && !facts.hung_up
+            && !facts.unheard
+            && facts.foreign.is_none()
+            && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()),
         limits: facts.limits.clone(),
         warnings: facts.warnings.clone(),
         sandbox: facts.sandbox.clone(),

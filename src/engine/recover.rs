@@ -5,7 +5,7 @@ use super::pod::{Container, Pod, State, listen};
 use super::quarantine::Found;
 use super::run_pod::remove_tree;
 use super::shim::{Shim, connect, unexpected};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::flight::{Flight, Source};
@@ -18,8 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long one shim may take to answer: a stuck one must not hold up the others.
+/// How long one shim may take to answer until it is given up.
 pub(super) const SHIM_WAIT: Duration = Duration::from_secs(10);
+/// How long the start waits for shims: a stuck one holds up neither that nor any other pod.
+const START_WAIT: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Finds the pods that are there, speaks with their shims, and returns what could not be read, a sentence each.
@@ -27,13 +29,14 @@ impl Engine {
     /// # Errors
     /// `Internal` when the directory of pods cannot be listed.
     pub async fn recover(&self) -> Result<Vec<Error>> {
-        let mut wrong = self.recover_all().await?;
+        let patience = if self.is_observer() { SHIM_WAIT } else { START_WAIT };
+        let mut wrong = self.recover_within(patience).await?;
         wrong.extend(self.unreadable().into_iter().map(|unreadable| Error::internal(unreadable.why)));
         Ok(wrong)
     }
 
-    /// The same, but for what is in quarantine.
-    pub(super) async fn recover_all(&self) -> Result<Vec<Error>> {
+    /// The same, but for what is in quarantine. Shims that take longer than `patience` are heard later.
+    pub(super) async fn recover_within(&self, patience: Duration) -> Result<Vec<Error>> {
         let mut wrong = Vec::new();
         let mut waiting = tokio::task::JoinSet::new();
         for name in list(&self.paths().pods())? {
@@ -45,10 +48,16 @@ impl Engine {
                 Err(e) => self.set_apart(&self.paths().pods().join(&name), &e),
             }
         }
-        while let Some(recovered) = waiting.join_next().await {
-            if let Ok(Err(e)) = recovered {
-                wrong.push(e);
+        let all = async {
+            while let Some(recovered) = waiting.join_next().await {
+                if let Ok(Err(e)) = recovered {
+                    wrong.push(e);
+                }
             }
+        };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!("{} shims have not answered yet: their pods are not ready meanwhile", waiting.len());
+            waiting.detach_all();
         }
         Ok(wrong)
     }
@@ -74,19 +83,26 @@ impl Engine {
             let Ok(id) = name.parse::<PodId>() else { continue };
             match self.pod(&id) {
                 Ok(pod) => {
-                    let begun = pod.facts().sandbox.is_some() || pod.facts().unreadable;
-                    let finished = begun && pod.record.boot_id == self.0.boot_id;
-                    if !finished {
-                        left.extend(self.remove_pod(&id).await.err());
-                        continue;
+                    let heard = pod.change(|facts| {
+                        facts.late = facts.unheard;
+                        !facts.late
+                    });
+                    if heard {
+                        left.extend(self.sweep_pod(&pod).await.err());
                     }
-                    left.extend(self.remove_unfinished_containers(&pod).err());
                 }
                 Err(_) if !self.paths().pod_record(&id).exists() => left.extend(self.remove_unrecorded(&id).err()),
                 Err(_) => {} // its record cannot be read, as recovery has said: it stays
             }
         }
         Ok(left)
+    }
+
+    /// As [`Engine::sweep_unfinished`], of one pod.
+    async fn sweep_pod(&self, pod: &Arc<Pod>) -> Result<()> {
+        let begun = pod.facts().sandbox.is_some() || pod.facts().unreadable || pod.facts().foreign.is_some();
+        let finished = begun && pod.record.boot_id == self.0.boot_id;
+        if finished { self.remove_unfinished_containers(pod) } else { self.remove_pod(pod.id()).await }
     }
 
     /// Takes away what CreateContainer had made of a container, or RemoveContainer has left of one, when their daemon was killed.
@@ -111,17 +127,44 @@ impl Engine {
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
         self.read_records(&pod)?;
         fault::point("engine.recover.read");
-        if self.connect(&pod).await.is_err() && !self.is_observer() {
-            if self.is_sweeper() {
-                self.bury_pod(&pod, "it is to be removed").await;
-            } else {
-                self.replace_shim(&pod, false).await;
-            }
-            fault::point("engine.recover.buried");
-        }
-        self.pods_mut().insert(id, pod);
+        // Listed at once, and not ready; whoever is to change it waits until its shim was heard.
+        let one_at_a_time = pod.verb.lock().await;
+        pod.change(|facts| facts.unheard = true);
+        self.pods_mut().insert(id, pod.clone());
+        self.hear(&pod).await;
+        let late = pod.change(|facts| {
+            facts.unheard = false;
+            facts.late
+        });
         fault::point("engine.recover.pod");
+        drop(one_at_a_time);
+        if late {
+            tracing::info!("pod {}: its shim was heard after the start, or given up", pod.id().short());
+            if let Err(e) = self.sweep_pod(&pod).await {
+                tracing::warn!("{e}"); // nobody waits for this any more
+            }
+        }
         Ok(())
+    }
+
+    /// Speaks with the pod's shim, or finds that there is none to speak with.
+    async fn hear(&self, pod: &Arc<Pod>) {
+        match self.connect(pod).await {
+            Ok(()) => {}
+            Err(e) if e.kind() == Kind::Unsupported => {
+                tracing::error!("pod {} runs on, out of reach: {e}", pod.id().short());
+                pod.change(|facts| facts.foreign = Some(e.to_string()));
+            }
+            Err(_) if self.is_observer() => {}
+            Err(_) => {
+                if self.is_sweeper() {
+                    self.bury_pod(pod, "it is to be removed").await;
+                } else {
+                    self.replace_shim(pod, false).await;
+                }
+                fault::point("engine.recover.buried");
+            }
+        }
     }
 
     /// What the records say: complete when the shim is dead, a start when it lives.

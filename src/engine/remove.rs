@@ -29,7 +29,7 @@ impl Engine {
     /// `NotFound`; everything that is left, together.
     pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
         self.stop_container(id, Duration::ZERO).await?;
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
         self.remove_in(&pod, id).await
     }
@@ -73,7 +73,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`; everything that is left, together: call it again.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
-        let pod = self.pod(id)?;
+        let pod = self.reachable(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
         let mut left = Vec::new();
         left.extend(self.stop_sandbox(&pod).await.err());
@@ -159,7 +159,8 @@ impl Engine {
         let shim = self.stranger(pod);
         if let Ok(shim) = pod.shim() {
             match shim.done(Request::Shutdown, &[]).await {
-                Err(e) if e.kind() != Kind::Unavailable => return Err(e),
+                // One that does not answer is killed below.
+                Err(e) if !matches!(e.kind(), Kind::Unavailable | Kind::DeadlineExceeded) => return Err(e),
                 _ => {}
             }
         }

@@ -13,7 +13,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `FailedPrecondition`, and no file is made, unless it runs; what the shim says.
     pub async fn reopen_log(&self, id: &ContainerId) -> Result<()> {
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
         if !running {
             return Err(Error::precondition(format!("container {} does not run; its log is not reopened", id.short())));

@@ -15,11 +15,21 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much is read from a shim at a time, in bytes: most messages are shorter.
 const READ_BYTES: usize = 4 << 10;
+
+/// How long a shim may take for what it does without waiting for anything; it may be at work on a start meanwhile.
+const QUICK: Duration = Duration::from_secs(10);
+/// The same for a process that is to be made: mounts of slow disks, and a CPU limit that a start is under in part.
+const LAUNCH: Duration = Duration::from_secs(60);
+/// The same for a sandbox that is to be stopped: the shim gives each container 10 s to die of SIGKILL, all at a time.
+const STOP: Duration = Duration::from_secs(30);
+/// How long a shim that has just failed to answer may take to show that it lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// What the engine hears of a shim unasked.
 #[derive(Debug)]
@@ -222,9 +232,16 @@ impl Shim {
     /// As [`Shim::call`], with a `Failed` as an answer like any other.
     ///
     /// # Errors
-    /// `Unavailable` when the shim hung up.
+    /// `Unavailable` when the shim hung up, `DeadlineExceeded` when it does not answer.
     pub async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        self.send(request, fds).await?.answer().await
+        let (what, patience) = patience(&request);
+        within(what, patience, async { self.send(request, fds).await?.answer().await }).await
+    }
+
+    /// Whether it answers a question that takes it no time. One that has hung up has answered.
+    pub async fn answers(&self) -> bool {
+        let asked = async { self.send(Request::List, &[]).await?.answer().await };
+        tokio::time::timeout(SIGN_OF_LIFE, asked).await.is_ok()
     }
 
     /// Sends a request; its answer is waited for by [`Asked::answer`].
@@ -271,9 +288,9 @@ impl Greeting {
     /// Waits for the answer: which version both speak.
     ///
     /// # Errors
-    /// `Unsupported` without a common version; `Unavailable` when the shim hung up.
+    /// `Unsupported` without a common version; `Unavailable` when the shim hung up, `DeadlineExceeded` when it does not answer.
     pub async fn answered(self) -> Result<()> {
-        match self.asked.answer().await?.0 {
+        match within("the greeting", QUICK, self.asked.answer()).await?.0 {
             Reply::Hello { version, .. } => {
                 let version = wire::negotiate((version, version))?;
                 self.shim.shared.version.store(version, Ordering::Relaxed);
@@ -283,6 +300,25 @@ impl Greeting {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// What a request is called, and how long its answer may take. An exec is waited for by its caller.
+fn patience(request: &Request) -> (&'static str, Duration) {
+    match request {
+        Request::CreateSandbox(_) => ("the request to make the sandbox", LAUNCH),
+        Request::Start(_) => ("the request to start a container", LAUNCH),
+        Request::StopSandbox => ("the request to stop the sandbox", STOP),
+        Request::Signal { .. } => ("a signal", QUICK),
+        Request::Kill { .. } => ("the request to kill a container", QUICK),
+        _ => ("a request", QUICK),
+    }
+}
+
+async fn within<T>(what: &str, patience: Duration, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| {
+        let seconds = patience.as_secs();
+        Err(Error::new(Kind::DeadlineExceeded, format!("the pod's shim has not answered {what} within {seconds} s")))
+    })
 }
 
 fn shim_is_gone() -> Error {

@@ -25,7 +25,7 @@ impl Engine {
     /// `FailedPrecondition` for one that has ended (a container is started once), and unless its pod is ready. When the start itself
     /// fails the container is EXITED with 128 and `StartError`, and stays listed.
     pub async fn start_container(&self, id: &ContainerId) -> Result<()> {
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
         self.ensure_shim(&pod).await;
         let Some(record) = startable(&pod, id)? else { return Ok(()) };

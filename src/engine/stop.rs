@@ -8,7 +8,9 @@ use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::model::PodCgroup;
 use crate::state::record::{self, Durability, ExitRecord, StoppedRecord};
+use crate::sys::session::pidfd_send_signal;
 use crate::wire::Request;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `DeadlineExceeded` when even SIGKILL did not end it in time.
     pub async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         self.stop_in(&pod, id, grace).await
     }
 
@@ -133,7 +135,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`; everything that could not be ended, together.
     pub async fn stop_pod(&self, id: &PodId) -> Result<()> {
-        let pod = self.pod(id)?;
+        let pod = self.reachable(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
         self.stop_sandbox(&pod).await
     }
@@ -150,18 +152,28 @@ impl Engine {
             self.kill_together(pod, &ids);
         }
         for id in &ids {
-            let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
-            if running && let Err(e) = self.kill(pod, id, Lock::Held).await {
-                left.push(e);
+            let running = || pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
+            if !running() {
+                continue;
             }
+            let mut killed = self.kill(pod, id, Lock::Held).await;
+            if is_late(&killed) && self.end_stuck_shim(pod).await && running() {
+                killed = self.kill(pod, id, Lock::Held).await;
+            }
+            left.extend(killed.err());
         }
         fault::point("engine.stop_pod.containers");
         match pod.shim() {
-            Ok(shim) => match shim.done(Request::StopSandbox, &[]).await {
-                // It has died just now: without another one, for all that is left is pause.
-                Err(e) if e.kind() == Kind::Unavailable => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
-                stopped => left.extend(tolerate_gone(stopped).err()),
-            },
+            Ok(shim) => {
+                let stopped = shim.done(Request::StopSandbox, &[]).await;
+                let died = stopped.as_ref().is_err_and(|e| e.kind() == Kind::Unavailable);
+                if died || (is_late(&stopped) && self.end_stuck_shim(pod).await) {
+                    // Without another one, for all that is left is pause.
+                    left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err());
+                } else {
+                    left.extend(tolerate_gone(stopped).err());
+                }
+            }
             Err(_) => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
         }
         fault::point("engine.stop_pod.sandbox");
@@ -174,6 +186,21 @@ impl Engine {
         pod.note("engine: pod stopped");
         pod.change(|facts| facts.stopped = true);
         Ok(())
+    }
+
+    /// Kills the shim of a pod that is to end anyway, if it does not answer: what it holds is ended without it. Whether it is gone.
+    async fn end_stuck_shim(&self, pod: &Arc<Pod>) -> bool {
+        let Ok(shim) = pod.shim() else { return true };
+        if shim.answers().await {
+            return false;
+        }
+        tracing::warn!("pod {}: its shim does not answer and is killed, for the pod is to end", pod.id().short());
+        if let Some(stuck) = self.stranger(pod) {
+            let _ = pidfd_send_signal(stuck.as_fd(), SIGKILL); // ESRCH: it has ended in this moment
+        }
+        // Not for another one: that is for a caller who needs it, and holds the lock.
+        let gone = pod.wait(|_| Ok(pod.shim().is_err().then_some(())));
+        tokio::time::timeout(KILL_WAIT, gone).await.is_ok()
     }
 
     /// Kills the containers of a pod whose cgroup is ours, so that its quota can be lifted: one after the other they would wait for it
@@ -191,6 +218,11 @@ impl Engine {
             own.unthrottle();
         }
     }
+}
+
+/// Whether somebody did not answer in time.
+fn is_late<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|e| e.kind() == Kind::DeadlineExceeded)
 }
 
 /// A process or shim that is gone already is what a stop wants.

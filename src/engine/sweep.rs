@@ -5,8 +5,8 @@
 
 use super::recover::list;
 use super::run_pod::remove_tree;
-use super::{Engine, Options, blocking, mkdir_all};
-use crate::error::{Context, Error, Result};
+use super::{Engine, Options, mkdir_all};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// The role `podwright sweep INSTANCE --state DIR --root DIR`, which a shim of a dead `run` turns into.
 ///
@@ -36,6 +37,11 @@ pub fn main(args: &[OsString]) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)
 }
+
+/// How long another sweeper may take: a pod under the smallest CPU limit takes it 16 s.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
+/// How often it is looked whether it has ended.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// podwright's own cgroup unless it is configured otherwise.
 const DEFAULT_CGROUP_ROOT: &str = "/podwright";
@@ -176,17 +182,26 @@ pub async fn sweep(options: Options) -> Result<()> {
 
 /// The dead owner's lock, when the kernel or another sweeper lets it go; `None` when that one has removed everything.
 async fn wait_for_lock(paths: &Paths) -> Result<Option<Lock>> {
-    let paths = paths.clone();
-    blocking(move || {
-        let path = paths.lock();
-        let file = match open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.context(|| format!("open {}", path.display()))?,
-        };
-        file.lock().context(|| format!("wait for {}", path.display()))?;
-        Ok(path.exists().then_some(Lock { _file: file }))
-    })
-    .await
+    let path = paths.lock();
+    let file = match open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.context(|| format!("open {}", path.display()))?,
+    };
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(path.exists().then_some(Lock { _file: file })),
+            Err(TryLockError::Error(e)) => return Err(e).context(|| format!("lock {}", path.display())),
+            // flock(2) has no timeout, and a thread that is blocked in it cannot be called back.
+            Err(TryLockError::WouldBlock) if Instant::now() < end => tokio::time::sleep(LOCK_LOOK).await,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("{} is held by another process for {} s; it is stuck", path.display(), LOCK_WAIT.as_secs()),
+                ));
+            }
+        }
+    }
 }
 
 /// Directories that exist only while something is in them.
@@ -199,7 +214,7 @@ pub fn prune_directories(paths: &Paths) {
 impl Engine {
     async fn sweep_pods(&self) -> Result<()> {
         self.0.sweeper.store(true, Ordering::Relaxed);
-        let mut left = self.recover_all().await?;
+        let mut left = self.recover_within(super::recover::SHIM_WAIT * 2).await?;
         for name in list(&self.paths().pods())? {
             let Ok(id) = name.parse::<PodId>() else { continue };
             let known = self.pods_mut().contains_key(&id);

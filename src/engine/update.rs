@@ -18,7 +18,7 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` when it has ended, or for a limit below what is in use; `InvalidArgument` for one that the kernel
     /// did not take as asked.
     pub async fn update_container(&self, id: &ContainerId, change: Resources) -> Result<()> {
-        let pod = self.pod_of(id)?;
+        let pod = self.reachable_of(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
         let known = pod.facts().containers.get(id).map(|c| (c.state(), c.resources.clone()));
         let (state, before) = known.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;

@@ -4,12 +4,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// How long a process may take to die of SIGKILL: one that hangs in the kernel, on a dead NFS server say, may take for ever.
+const DEATH_WAIT: Duration = Duration::from_secs(10);
+
 /// Kills a child and reaps it, so that nothing of it is left.
 ///
 /// # Errors
-/// `ECHILD` when it is no child of ours.
+/// `ECHILD` when it is no child of ours; `ETIMEDOUT` when it has not died within [`DEATH_WAIT`]: who reaps strays gets it.
 pub fn kill_and_reap(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL); // ESRCH: it has ended by itself
+    if !super::poll::poll_until(pidfd, super::poll::Interest::Read, DEATH_WAIT)? {
+        return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+    }
     loop {
         match rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd), rustix::process::WaitIdOptions::EXITED) {
             Err(rustix::io::Errno::INTR) => {}
