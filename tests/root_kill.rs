@@ -66,7 +66,7 @@ fn is_stopped() -> Story {
   - {name: polite, image: busybox, command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.02; done']}
   - {name: deaf, image: busybox, command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1; done']}
 ");
-    Story { manifest, args: &["--timeout", "1s"] }
+    Story { manifest, args: &["--timeout", "3s"] }
 }
 
 impl Story {
