@@ -6,6 +6,12 @@ mod fixtures;
 use fixtures::cri::{Node, script};
 use fixtures::machine::{GONE_WITHIN, PATIENCE, until};
 use podwright::criapi::*;
+use podwright::sys::poll::{Interest, poll_until};
+use podwright::sys::socket::{recvmsg, sendmsg};
+use podwright::wire::{HEADER_BYTES, VERSIONS, frame_len};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -376,5 +382,124 @@ async fn a_shim_that_stands_still_does_not_hold_up_the_start() {
     for pod in [a, b] {
         node.remove_pod(&pod).await.expect("remove");
     }
+    node.assert_clean().await;
+}
+
+/// A whole frame of the shim's protocol, with what rides along; `None` at the end.
+fn frame(from: &UnixStream) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut bytes, mut fds, mut wanted) = (Vec::new(), Vec::new(), HEADER_BYTES);
+    while bytes.len() < wanted {
+        let mut chunk = vec![0; wanted - bytes.len()];
+        poll_until(from.as_fd(), Interest::Read, PATIENCE).expect("poll");
+        let got = recvmsg(from, &mut chunk).ok().filter(|got| got.bytes > 0)?;
+        bytes.extend_from_slice(&chunk[..got.bytes]);
+        fds.extend(got.fds);
+        if let (HEADER_BYTES, Some(header)) = (bytes.len(), bytes.first_chunk()) {
+            wanted += frame_len(*header).expect("short");
+        }
+    }
+    Some((bytes, fds))
+}
+
+fn pass_on(to: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> Option<()> {
+    let riding: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let sent = sendmsg(to, bytes, &riding).ok()?;
+    (&mut &*to).write_all(&bytes[sent..]).ok()
+}
+
+/// Takes the place of a pod's shim: what is between it and the daemon goes through `greet`, which is given the daemon's greeting.
+fn instead_of_shim(node: &Node, pod: &str, greet: impl Fn(&UnixStream, String) -> Option<UnixStream> + Send + 'static) {
+    let socket = node.machine.state().join("pods").join(pod).join("shim.sock");
+    std::fs::rename(&socket, socket.with_extension("real")).expect("rename");
+    let listener = podwright::engine::shim::listen_at(&socket).expect("bind");
+    std::thread::spawn(move || {
+        let (daemon, _) = listener.accept().expect("accept");
+        let (greeting, _) = frame(&daemon).expect("a greeting");
+        let text = String::from_utf8(greeting[HEADER_BYTES..].to_vec()).expect("JSON");
+        let Some(shim) = greet(&daemon, text) else {
+            while frame(&daemon).is_some() {}
+            return;
+        };
+        let (from, to) = (shim.try_clone().expect("dup"), daemon.try_clone().expect("dup"));
+        std::thread::spawn(move || while frame(&from).and_then(|(bytes, fds)| pass_on(&to, &bytes, &fds)).is_some() {});
+        while frame(&daemon).and_then(|(bytes, fds)| pass_on(&shim, &bytes, &fds)).is_some() {}
+        let _ = shim.shutdown(std::net::Shutdown::Both); // it may have ended
+    });
+}
+
+fn shim_again(node: &Node, pod: &str) {
+    let socket = node.machine.state().join("pods").join(pod).join("shim.sock");
+    std::fs::rename(socket.with_extension("real"), &socket).expect("rename");
+}
+
+fn framed(text: &str) -> Vec<u8> {
+    let len = u32::try_from(text.len()).expect("short");
+    [&len.to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn a_shim_of_the_version_before_is_understood() {
+    let mut node = Node::new().await;
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    node.kill();
+    let real = node.machine.state().join("pods").join(&pod).join("shim.real");
+    instead_of_shim(&node, &pod, move |_, greeting| {
+        let shim = UnixStream::from(podwright::engine::shim::connect(&real).expect("connect"));
+        let older = greeting.replace(&format!("[1,{}]", VERSIONS.1), "[1,1]");
+        assert_ne!(older, greeting, "the version before is one that this one speaks");
+        pass_on(&shim, &framed(&older), &[])?;
+        Some(shim)
+    });
+    node.start();
+    assert_eq!(node.pod_status(&pod).await.expect("known").state(), PodSandboxState::SandboxReady);
+    assert_eq!(node.exec(&id, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
+    // What that version cannot do is done without: a command that nobody waits for ends at its own timeout.
+    let sleeper = format!("sleep 8{}", std::process::id());
+    let cmd = ["sh", "-c", &format!("{sleeper}; true")].map(str::to_owned).to_vec();
+    let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 2 };
+    let mut client = node.runtime.clone();
+    let call = tokio::spawn(async move { client.exec_sync(request).await });
+    soon("running", || running(&sleeper) == 1).await;
+    call.abort();
+    soon("ended", || running(&sleeper) == 0).await;
+    node.stop_container(&id, 0).await.expect("stop");
+    assert_eq!(node.status(&id).await.expect("status").exit_code, 137);
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_shim_of_a_later_version_is_left_alone_with_its_pod() {
+    let mut node = Node::new().await;
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    let before = node.status(&id).await.expect("status");
+    node.kill();
+    instead_of_shim(&node, &pod, |daemon, _| {
+        let refusal = r#"{"Reply":{"id":1,"reply":{"Failed":{"kind":"Unsupported","message":"the peer speaks versions 1 to 2 of the shim protocol, this podwright 8 to 9","errno":0}}}}"#;
+        pass_on(daemon, &framed(refusal), &[]);
+        None
+    });
+    node.start();
+    assert_eq!(node.pod_status(&pod).await.expect("listed").state(), PodSandboxState::SandboxNotready);
+    assert_eq!(node.status(&id).await.expect("listed"), before, "it runs, as its records say");
+    let refusals = [
+        node.exec(&id, &["true"], 10).await.map(|_| ()),
+        node.stop_container(&id, 0).await,
+        node.remove_container(&id).await,
+        node.stop_pod(&pod).await,
+        node.remove_pod(&pod).await,
+    ];
+    for refused in refusals {
+        let refused = refused.expect_err("nobody can speak with it");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("8 to 9") && refused.message().contains("out of reach"), "{refused:?}");
+    }
+    let said = node.stop().await;
+    assert!(said.contains("ERROR") && said.contains("8 to 9"), "{said}");
+    shim_again(&node, &pod);
+    node.start();
+    assert_eq!(node.pod_status(&pod).await.expect("listed").state(), PodSandboxState::SandboxReady, "it is not lost");
+    assert_eq!(node.status(&id).await.expect("status"), before);
+    node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
