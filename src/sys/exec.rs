@@ -181,7 +181,7 @@ pub fn wait_signal(timeout: Option<std::time::Duration>) -> io::Result<Option<i3
     // SAFETY: timespec is plain integers, for which all zeroes is a value.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     let time = timeout.map_or(ptr::null(), |timeout| {
-        time.tv_sec = timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+        time.tv_sec = timeout.as_secs().try_into().unwrap_or(i64::MAX);
         time.tv_nsec = timeout.subsec_nanos().into();
         &raw const time
     });

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
+/// How often sealing is tried while the kernel says that pages are in use.
+const SEAL_ATTEMPTS: u32 = 20;
+
 /// A sealed, executable copy of this program: nobody who reaches it through /proc/pid/exe can change it (CVE-2019-5736).
 ///
 /// # Errors
@@ -18,9 +21,22 @@ pub fn sealed_self(name: &str) -> io::Result<OwnedFd> {
     };
     let mut copy = File::from(fd);
     io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
-    rustix::fs::fcntl_add_seals(&copy, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
+    seal(&copy)?;
     // F_SEAL_EXEC is new in 6.3 as well: keeps the mode executable and is a bonus where it is known.
     Ok(copy.into())
+}
+
+/// Seals a memfd whose content is complete. The kernel refuses while anybody holds a page of it, who might write to it; that may be the
+/// kernel itself, which moves pages about, and has let go a moment later. It waits 150 ms by itself (memfd_wait_for_pins), so the bound is 3 s.
+pub(super) fn seal(memfd: &File) -> io::Result<()> {
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    for _ in 1..SEAL_ATTEMPTS {
+        match rustix::fs::fcntl_add_seals(memfd, all) {
+            Err(rustix::io::Errno::BUSY) => {}
+            sealed => return Ok(sealed?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(memfd, all)?)
 }
 
 #[cfg(test)]

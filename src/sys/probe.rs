@@ -302,7 +302,7 @@ pub fn overlay() -> io::Result<()> {
 /// # Errors
 /// `EACCES` under vm.memfd_noexec=2 or a security module that forbids it.
 pub fn memfd_exec() -> io::Result<()> {
-    use rustix::fs::{MemfdFlags, SealFlags};
+    use rustix::fs::MemfdFlags;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let made = match rustix::fs::memfd_create("podwright-probe", flags | MemfdFlags::EXEC) {
         // until Linux 6.3 is our floor: the flag is unknown before, and the file executable without it
@@ -311,7 +311,7 @@ pub fn memfd_exec() -> io::Result<()> {
     };
     let mut copy = File::from(made?);
     io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
-    rustix::fs::fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    super::memfd::seal(&copy)?;
     in_child(|| {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         nix::unistd::dup2_stdout(&null)?;
