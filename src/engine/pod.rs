@@ -339,7 +339,8 @@ pub(super) fn sandbox_exited(engine: &Engine, pod: &Pod, status: ExitStatus) {
 pub async fn bury(engine: &Engine, pod: &Pod, id: &ContainerId, why: &str) -> ExitRecord {
     engine.kill_cgroup(&pod.container_cgroup(id));
     let path = engine.paths().exit_record(pod.id(), id);
-    if let Ok(Some(exit)) = record::read::<ExitRecord>(&path) {
+    let there = record::read::<ExitRecord>(&path);
+    if let Ok(Some(exit)) = there {
         return exit;
     }
     let pidfd = pod.facts().containers.get(id).and_then(|c| c.held.as_ref()?.pidfd.try_clone().ok());
@@ -353,7 +354,10 @@ pub async fn bury(engine: &Engine, pod: &Pod, id: &ContainerId, why: &str) -> Ex
         oom: None,
         message: format!("its shim died, and it was not handed over to another one: {why}"),
     };
-    if let Err(e) = record::write(&path, &exit, Durability::Boot) {
+    // One that cannot be read stays as it is.
+    if there.is_ok()
+        && let Err(e) = record::write(&path, &exit, Durability::Boot)
+    {
         tracing::warn!("container {}: {e}", id.short());
     }
     exit
