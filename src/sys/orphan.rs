@@ -39,16 +39,22 @@ pub fn how_it_ended(pidfd: BorrowedFd<'_>) -> Option<Wait> {
         return None;
     }
     // It may be reaped between one look and the next; what was reaped stays so.
-    exit_info(pidfd).or_else(|| zombie(pidfd)).or_else(|| exit_info(pidfd))
+    exit_info(pidfd).ok().or_else(|| zombie(pidfd)).or_else(|| exit_info(pidfd).ok())
 }
 
 /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`: there from the reaping on, for as long as the pidfd is open.
-fn exit_info(pidfd: BorrowedFd<'_>) -> Option<Wait> {
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` before Linux 6.13; `ENODATA` before 6.15, which has the call but keeps no status, and for a process that was not
+/// reaped; `ESRCH` when it was before the pidfd was opened.
+pub(super) fn exit_info(pidfd: BorrowedFd<'_>) -> io::Result<Wait> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the number says how long the struct is that the kernel may write to, which is this one's size; it outlives the call.
-    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    // ENOTTY, EINVAL: until Linux 6.15 is our floor. ESRCH: it was reaped before the pidfd was opened.
-    (done == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| decode(info.exit_code))
+    if unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let told = info.mask & PIDFD_INFO_EXIT != 0;
+    if told { Ok(decode(info.exit_code)) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
 }
 
 /// The last field of /proc/pid/stat of a process that nobody has reaped yet.

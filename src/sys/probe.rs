@@ -5,6 +5,8 @@
 //! `Ok(())` means that the feature did its work, not merely that the number of the system call is known. Not here: what a
 //! missing feature means and what to do about it.
 
+use super::orphan::exit_info;
+use super::wait::Wait;
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags};
@@ -18,7 +20,7 @@ use std::path::Path;
 /// Where a probe puts its tmpfs, in a mount namespace of its own: wherever there is a /proc there is this directory.
 const PLACE: &str = "/proc/fs";
 /// The code with which a probe's child ends to show that it was ours.
-const MARK: i32 = 42;
+const MARK: u8 = 42;
 
 /// A namespace that a container gets, namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +108,7 @@ fn clone3_ending(cgroup: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     match pid {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: _exit(2) does not return, is safe after a bare clone, and runs no destructor of the parent's.
-        0 => unsafe { libc::_exit(MARK) },
+        0 => unsafe { libc::_exit(MARK.into()) },
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel stored a new descriptor that nobody else owns.
         _ => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
     }
@@ -117,7 +119,7 @@ fn reap(pidfd: &OwnedFd) -> io::Result<()> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
     let status = rustix::io::retry_on_intr(wait)?.and_then(|status| status.exit_status());
-    if status == Some(MARK) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ECANCELED)) }
+    if status == Some(MARK.into()) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ECANCELED)) }
 }
 
 /// `clone3` with `CLONE_PIDFD`, and `waitid(P_PIDFD)`.
@@ -137,20 +139,6 @@ pub fn clone3_into_cgroup(cgroup: &Path) -> io::Result<()> {
     reap(&clone3_ending(Some(dir.as_fd()))?)
 }
 
-/// `struct pidfd_info`, linux/pidfd.h, its first version.
-#[repr(C)]
-#[derive(Default)]
-struct PidfdInfo {
-    mask: u64,
-    cgroupid: u64,
-    ids: [u32; 11],
-    exit_code: i32,
-}
-
-const PIDFD_INFO_EXIT: u64 = 1 << 3; // linux/pidfd.h
-/// `_IOWR(0xFF, 11, struct pidfd_info)` with the 64 bytes above, linux/pidfd.h.
-const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
-
 /// `ioctl(PIDFD_GET_INFO)` with `PIDFD_INFO_EXIT`: the exit status of a process that somebody else has reaped.
 ///
 /// # Errors
@@ -158,13 +146,8 @@ const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
 pub fn pidfd_exit_info() -> io::Result<()> {
     let pidfd = clone3_ending(None)?;
     reap(&pidfd)?;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: the request's size field is that of `info`, which the kernel writes at most that many bytes of.
-    if unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    let told = info.mask & PIDFD_INFO_EXIT != 0 && info.exit_code == MARK << 8;
-    if told { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
+    let told = exit_info(pidfd.as_fd())?;
+    if told == Wait::Exited(MARK) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
 }
 
 /// `openat2` with `RESOLVE_IN_ROOT`, openat2(2).
