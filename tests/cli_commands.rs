@@ -76,6 +76,14 @@ fn wrong_arguments_are_refused_with_the_flag_and_what_to_write() {
 }
 
 #[test]
+fn a_socket_that_is_named_from_here_is_an_absolute_path_in_the_unit() {
+    let output = podwright(&["daemon", "--socket", "pw.sock", "--systemd-unit"], "");
+    let here = std::env::current_dir().expect("it is there").join("pw.sock");
+    let unit = text(&output.stdout);
+    assert!(unit.contains(&format!("--socket {}", here.display())), "{unit}{}", text(&output.stderr));
+}
+
+#[test]
 fn check_prints_everything_that_a_pod_would_be() {
     let output = podwright(&["check", "-"], POD);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

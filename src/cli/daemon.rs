@@ -27,9 +27,10 @@ pub(super) struct DaemonArgs {
 }
 
 pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
+    let socket = args.socket.as_ref().map(std::path::absolute).transpose().context(|| "--socket")?;
     if args.systemd_unit {
         let program = std::env::current_exe().context(|| "read /proc/self/exe")?;
-        output::print(&unit::text(&program, &session.config, args.socket.as_deref()))?;
+        output::print(&unit::text(&program, &session.config, socket.as_deref()))?;
         return Ok(0);
     }
     require_root("daemon")?;
@@ -41,7 +42,7 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
         .collect();
     daemon::run(Settings {
         engine: own::options(session, None)?,
-        socket: args.socket.clone().unwrap_or_else(|| session.config.value("cri.socket").into()),
+        socket: socket.unwrap_or_else(|| session.config.value("cri.socket").into()),
         // Whose home directory the daemon's is, is an accident: its credentials are those of its own file, and of each request.
         pull: pull::settings(session, Vec::new()),
         metrics: session.config.value("metrics.address").to_owned(),
