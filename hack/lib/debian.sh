@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Debian packages for hack/vm and hack/images: sourced, never run.
+# Debian packages for the scripts here: sourced, never run.
 #
 # Packages come from the mirror that this machine's own apt is configured with, found when it is needed, so that no
 # host name stands in this repository. Other releases than the host's (the kernel of trixie on bookworm, say) are read
@@ -105,11 +105,18 @@ need() {
     command -v "$1" >/dev/null || host_install "$1" "$2"
 }
 
+# Python with its library, which hack/images needs: a minimal Debian has none, or python3-minimal, which lacks gzip.
+need_python() {
+    python3 -c 'import gzip, tarfile' 2>/dev/null || host_install python3 python3
+}
+
 host_install() {
     local tool=$1
     shift
     [[ $(id -u) == 0 ]] || die "$tool is missing; as root: apt-get install $*"
     printf '%s: installing %s\n' "$PROGRAM" "$tool" >&2
+    # A fresh machine has no lists, old ones name what the mirror has no more.
+    apt-cache show "$@" &>/dev/null || host_apt update || die "apt-get update failed: see above"
     host_apt install --yes "$@" || { host_apt update && host_apt install --yes "$@"; } ||
         die "cannot install $*: see above"
 }
