@@ -52,7 +52,8 @@ struct RawToken {
 }
 
 impl Authorizer<'_> {
-    /// Makes what is shown next, after a request with what was shown in `generation` was refused with this challenge.
+    /// Makes what is shown next, after a request with what was shown in `generation` was refused with this challenge. False when
+    /// another request has made it already.
     ///
     /// # Errors
     /// `Denied`, with the remedy; those of asking for a token.
@@ -61,10 +62,10 @@ impl Authorizer<'_> {
         shown: &tokio::sync::Mutex<Shown>,
         generation: u32,
         challenge: Option<Challenge>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let mut shown = shown.lock().await;
         if shown.generation != generation {
-            return Ok(()); // another request was faster
+            return Ok(false);
         }
         let text = match (challenge, self.secret) {
             (None, _) => return Err(self.denied("it does not say how to authenticate")),
@@ -86,7 +87,7 @@ impl Authorizer<'_> {
         }
         shown.header = Some(value);
         shown.generation += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// What was missing, and where it comes from.

@@ -32,8 +32,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Redirects of one request, at most.
 const MAX_REDIRECTS: u32 = 5;
-/// Challenges of one request that are answered: a token, and another one when the first is just over.
+/// Challenges of one request that are answered by asking for a token: one, and another when the first is just over.
 const MAX_CHALLENGES: u32 = 2;
+/// All that are answered: the token that another request has asked for may be over as well when this one shows it.
+const MAX_REFUSALS: u32 = 8;
 /// Requests to one endpoint that bring nothing new, at most.
 const MAX_ATTEMPTS: u32 = 5;
 /// The same where no connection comes about: a server that restarts is worth a moment, one that is gone is not.
@@ -342,15 +344,15 @@ impl<'a> Client<'a> {
         headers: &HeaderMap,
         what: &str,
     ) -> Result<Answer<'a>, Failure> {
-        let mut challenges = 0;
+        let (mut challenges, mut refusals) = (0, 0);
         loop {
             let (authorization, generation) = place.shown.lock().await.header();
             let answer = self.follow(place, method, url, headers, authorization).await?;
             let own = answer.origin == place.route.origin;
-            if answer.status != 401 || !own || challenges == MAX_CHALLENGES {
+            if answer.status != 401 || !own || challenges == MAX_CHALLENGES || refusals == MAX_REFUSALS {
                 return self.judge(place, answer, what).await;
             }
-            challenges += 1;
+            refusals += 1;
             let offered: Vec<String> = answer
                 .headers
                 .get_all(header::WWW_AUTHENTICATE)
@@ -359,7 +361,9 @@ impl<'a> Client<'a> {
                 .collect();
             answer.drain().await;
             let challenge = challenge::choose(offered.iter().map(String::as_str));
-            self.authorizer(place).answer(&place.shown, generation, challenge).await?;
+            if self.authorizer(place).answer(&place.shown, generation, challenge).await? {
+                challenges += 1;
+            }
         }
     }
 
