@@ -284,7 +284,8 @@ pub struct ContainerState {
 }
 
 /// How an exec ended: its first process. What it left in the background lives on in `exec-N`, which goes with the last of it; output may
-/// therefore be held open for longer, and is the engine's to bound. At the deadline everything in `exec-N` is killed.
+/// therefore be held open for longer, and is the engine's to bound. At the deadline everything in `exec-N` is killed, and this comes when
+/// nothing of it is left, or after 10 s.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Executed {
     pub status: ExitStatus,

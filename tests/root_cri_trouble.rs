@@ -72,6 +72,26 @@ async fn a_command_ends_when_the_client_that_asked_for_it_has_gone() {
 }
 
 #[tokio::test]
+async fn when_a_command_is_said_to_have_timed_out_nothing_of_it_runs() {
+    let mut node = Node::new().await;
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    // The one with much memory takes longer to die than the first process, whose end is seen at once.
+    let many = "awk 'BEGIN { s = sprintf(\"%200000000d\", 0); while (1); }' & while :; do :; done";
+    let cgroup = node.machine.cgroup_dir().join("pods").join(&pod).join(&id);
+    let execs = || {
+        let entries = std::fs::read_dir(&cgroup).expect("the container's cgroup").flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.starts_with("exec-")).count()
+    };
+    for _ in 0..3 {
+        let late = node.exec(&id, &["sh", "-c", many], 1).await.expect_err("too long");
+        assert_eq!((late.code(), execs()), (Code::DeadlineExceeded, 0), "{late:?}");
+    }
+    assert!(cgroup.join("cgroup.procs").exists());
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn an_answer_has_at_most_what_a_client_takes() {
     let mut node = Node::new().await;
     let (pod, id) = node.pod_with("p", "sleep 1000").await;

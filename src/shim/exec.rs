@@ -2,7 +2,8 @@
 //!
 //! Its streams are the engine's, so a process in the background that holds them holds up nobody here: the answer comes when
 //! the first process has ended. What it leaves in the background lives on as part of the container, as in other runtimes, and
-//! `exec-N` goes when that does; at the deadline, or when whoever asked for it hangs up first, all of it is killed.
+//! `exec-N` goes when that does. At the deadline, or when whoever asked for it hangs up first, all of it is killed; that the deadline
+//! has come is answered when `exec-N` is empty.
 
 use super::event_loop::{Process, Shim, Source, Watched};
 use super::machine::{Action, ExecKey, Ticket};
@@ -142,8 +143,7 @@ impl Shim {
                 let _ = fs::remove_dir_at(container.cgroup.as_fd(), &key.1.to_string());
             }
         }
-        self.machine.exec_removed(key);
-        Vec::new()
+        self.machine.exec_removed(key)
     }
 
     /// The container has ended and nothing of it runs: its execs are answered and their cgroups removed.

@@ -8,11 +8,13 @@
 //!            (unknown) --Start fails--> Failed --Forget--> (unknown)
 //! exec       (unknown) --Exec--> Running --first process has ended, answered--> Lingering --cgroup is empty--> (unknown)
 //!                                Running --its connection is gone, killed-------> Lingering
+//!                                Running --its deadline, killed--> Running --first process has ended--> Running --cgroup is empty, answered--> (unknown)
 //! ```
 //! *Ending* is not told to anybody: the exit is told when the output is in the log and the record on disk. A *lingering* exec has
 //! left processes in the background; they live on like any other of the container, as in other runtimes, and their cgroup
-//! goes when they do. At its deadline the whole tree of an exec is killed; so it is when whoever asked for it is gone (Ctrl-C at
-//! `podwright exec`), for nobody is left who could hear how it ends, or end it.
+//! goes when they do. At its deadline the whole tree of an exec is killed, and the answer, that it was, waits until all of it is gone. It
+//! is killed as well when whoever asked for it is gone (Ctrl-C at `podwright exec`), for nobody is left who could hear how it ends, or
+//! end it.
 //!
 //! A signal, a kill or a rotation that comes when the container has ended just then is answered `Done`: what it was to bring
 //! about has happened, and the sender cannot know better.
@@ -106,11 +108,11 @@ enum Exec {
         ticket: Ticket,
         deadline: Option<Instant>,
         killed: bool,
+        /// How its first process ended: it was killed, and others of it are still to go before that is told.
+        ended: Option<ExitStatus>,
     },
     /// Answered. `reaped`: its first process as well.
-    Lingering {
-        reaped: bool,
-    },
+    Lingering { reaped: bool },
 }
 
 #[derive(Debug, Default)]
@@ -188,8 +190,10 @@ impl Machine {
     fn abandon_execs(&mut self, connection: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         for (key, exec) in &mut self.execs {
-            if matches!(exec, Exec::Running { ticket, .. } if ticket.connection == connection) {
-                *exec = Exec::Lingering { reaped: false };
+            if let Exec::Running { ticket, ended, .. } = exec
+                && ticket.connection == connection
+            {
+                *exec = Exec::Lingering { reaped: ended.is_some() };
                 actions.push(Action::KillExec(key.clone(), "killed, for whoever asked for it is gone"));
             }
         }
@@ -365,7 +369,7 @@ impl Machine {
 
     /// An exec's first process runs.
     pub fn exec_started(&mut self, key: ExecKey, ticket: Ticket, deadline: Option<Instant>) {
-        self.execs.insert(key, Exec::Running { ticket, deadline, killed: false });
+        self.execs.insert(key, Exec::Running { ticket, deadline, killed: false, ended: None });
     }
 
     /// A container that has ended may be forgotten. Only after [`Machine::accept`].
@@ -471,12 +475,15 @@ impl Machine {
     pub fn exec_ended(&mut self, key: &ExecKey, status: ExitStatus, populated: bool) -> Vec<Action> {
         let Some(exec) = self.execs.get_mut(key) else { return Vec::new() };
         let mut actions = Vec::new();
-        if let Exec::Running { ticket, killed, .. } = *exec {
-            let message = if killed { "killed at its deadline".to_owned() } else { String::new() };
-            let executed = Executed { status, timed_out: killed, message };
-            actions.push(Action::Reply(ticket, Reply::Executed(executed)));
+        match exec {
+            // Whoever hears that it was killed may count on that.
+            Exec::Running { killed: true, ended, .. } if populated => *ended = Some(status),
+            Exec::Running { ticket, killed, .. } => {
+                actions.push(executed(*ticket, status, *killed));
+                *exec = Exec::Lingering { reaped: true };
+            }
+            Exec::Lingering { reaped } => *reaped = true,
         }
-        *exec = Exec::Lingering { reaped: true };
         if !populated {
             actions.push(Action::RemoveExec(key.clone()));
         }
@@ -495,14 +502,19 @@ impl Machine {
     /// Nothing is left in an exec's cgroup.
     pub fn exec_empty(&mut self, key: &ExecKey) -> Vec<Action> {
         match self.execs.get(key) {
-            Some(Exec::Lingering { reaped: true }) => vec![Action::RemoveExec(key.clone())],
+            Some(Exec::Lingering { reaped: true } | Exec::Running { ended: Some(_), .. }) => {
+                vec![Action::RemoveExec(key.clone())]
+            }
             _ => Vec::new(), // its first process is about to be reaped
         }
     }
 
     /// An exec's cgroup is gone (or left to the engine, which removes a container's with all below).
-    pub fn exec_removed(&mut self, key: &ExecKey) {
-        self.execs.remove(key);
+    pub fn exec_removed(&mut self, key: &ExecKey) -> Vec<Action> {
+        match self.execs.remove(key) {
+            Some(Exec::Running { ticket, ended: Some(status), .. }) => vec![executed(ticket, status, true)],
+            _ => Vec::new(),
+        }
     }
 
     /// The execs of a container, in whatever phase.
@@ -544,15 +556,15 @@ impl Machine {
             actions.extend(self.record(&id, "processes of it are left that SIGKILL did not end in 10 s"));
         }
         for (key, exec) in &mut self.execs {
-            let Exec::Running { ticket, deadline, killed } = exec else { continue };
+            let Exec::Running { ticket, deadline, killed, ended } = exec else { continue };
             if deadline.is_none_or(|due| due > now) {
                 continue;
             }
             if std::mem::replace(killed, true) {
                 let message = "killed at its deadline, and did not end in 10 s".to_owned();
-                let executed = Executed { status: ExitStatus::Unknown, timed_out: true, message };
+                let executed = Executed { status: ended.unwrap_or(ExitStatus::Unknown), timed_out: true, message };
                 actions.push(Action::Reply(*ticket, Reply::Executed(executed)));
-                *exec = Exec::Lingering { reaped: false };
+                *exec = Exec::Lingering { reaped: ended.is_some() };
             } else {
                 *deadline = Some(now + KILL_GRACE);
                 actions.push(Action::KillExec(key.clone(), "killed at its deadline"));
@@ -560,6 +572,11 @@ impl Machine {
         }
         actions
     }
+}
+
+fn executed(ticket: Ticket, status: ExitStatus, timed_out: bool) -> Action {
+    let message = if timed_out { "killed at its deadline".to_owned() } else { String::new() };
+    Action::Reply(ticket, Reply::Executed(Executed { status, timed_out, message }))
 }
 
 /// The answer that an error makes.

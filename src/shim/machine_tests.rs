@@ -351,6 +351,36 @@ fn at_its_deadline_an_exec_is_killed_and_answered_even_if_it_does_not_die() {
 }
 
 #[test]
+fn that_an_exec_was_killed_at_its_deadline_is_answered_when_nothing_of_it_is_left() {
+    let now = Instant::now();
+    let due = now + Duration::from_secs(1);
+    let key = |n| (id('a'), ExecId(n));
+    let killed = || {
+        let mut machine = up("a");
+        machine.exec_started(key(1), ticket(1), Some(due));
+        machine.tick(due);
+        assert!(machine.exec_ended(&key(1), ExitStatus::Signaled(9), true).is_empty(), "others of it are left");
+        assert!(machine.accept(FIRST, &Request::Shutdown).is_err());
+        machine
+    };
+    let mut machine = killed();
+    assert_eq!(told(&machine.exec_empty(&key(1))), ["remove exec-1 of a"]);
+    assert_eq!(told(&machine.exec_removed(&key(1))), ["executed 1 137 timed out"]);
+    assert!(machine.exec_removed(&key(1)).is_empty());
+
+    let mut machine = killed();
+    assert_eq!(told(&machine.tick(due + KILL_GRACE)), ["executed 1 137 timed out"], "but not for ever");
+    assert_eq!(told(&machine.exec_empty(&key(1))), ["remove exec-1 of a"]);
+    assert!(machine.exec_removed(&key(1)).is_empty(), "it was answered");
+
+    let mut machine = killed();
+    assert_eq!(told(&machine.closed(FIRST))[0], "sweep");
+    let mut machine = killed();
+    machine.container_ended(&id('a'), end(false), due);
+    assert_eq!(told(&machine.exec_removed(&key(1))), ["executed 1 137 timed out"], "its container's end is its own");
+}
+
+#[test]
 fn an_exec_is_killed_when_whoever_asked_for_it_hangs_up_and_its_cgroup_goes() {
     let mut machine = up("a");
     machine.connected(OTHER);
@@ -500,10 +530,7 @@ mod random {
             for action in actions {
                 let further = match action {
                     Action::Record(id, record) => self.machine.recorded(&id, record),
-                    Action::RemoveExec(key) => {
-                        self.machine.exec_removed(&key);
-                        Vec::new()
-                    }
+                    Action::RemoveExec(key) => self.machine.exec_removed(&key),
                     Action::Reply(ticket, _) => {
                         self.answered.push(ticket.id);
                         Vec::new()
