@@ -352,6 +352,50 @@ async fn events_come_in_order_with_the_state_that_they_tell_of() {
 }
 
 #[tokio::test]
+async fn each_container_and_pod_is_created_started_stopped_and_deleted_in_this_order() {
+    let mut node = Node::new().await;
+    let mut events = node.runtime.get_container_events(GetEventsRequest {}).await.expect("listen").into_inner();
+    // Each ends at once, and several at a time: of every step another call may be the first to speak.
+    let mut stories = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let name = format!("p{n}");
+        let config = node.sandbox(&name);
+        let pod = node.run_pod(config.clone()).await.expect("run");
+        for m in 0..5 {
+            let asked = ContainerConfig {
+                metadata: Some(ContainerMetadata { name: format!("c{m}"), attempt: 0 }),
+                ..script("c", "exit 0")
+            };
+            let id = node.create(&pod, asked, config.clone()).await.expect("create");
+            let mut client = node.runtime.clone();
+            stories.spawn(async move {
+                client.start_container(StartContainerRequest { container_id: id.clone() }).await.expect("start");
+                client.remove_container(RemoveContainerRequest { container_id: id }).await.expect("remove");
+            });
+        }
+        while stories.join_next().await.is_some() {}
+        let mut client = node.runtime.clone();
+        client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod }).await.expect("remove");
+    }
+    let (mut last, mut ended) = (0, 0);
+    let mut steps = std::collections::BTreeMap::<String, i32>::new();
+    while ended < 8 * 6 {
+        let event = events.message().await.expect("no error").expect("no end");
+        assert!(event.created_at > last, "they are sent in the order of their times");
+        last = event.created_at;
+        let step = steps.entry(event.container_id.clone()).or_default();
+        assert_eq!(event.container_event_type, *step, "created, started, stopped, deleted: {event:?}");
+        *step += 1;
+        ended += usize::from(event.container_event_type() == ContainerEventType::ContainerDeletedEvent);
+        let status = event.containers_statuses.iter().find(|c| c.id == event.container_id);
+        if let (ContainerEventType::ContainerStoppedEvent, Some(status)) = (event.container_event_type(), status) {
+            assert_eq!(status.state(), ContainerState::ContainerExited);
+        }
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn a_log_is_rotated_without_a_lost_line() {
     let mut node = Node::new().await;
     let text = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo end; sleep 1000";

@@ -14,7 +14,7 @@
 
 pub mod plan;
 
-use super::pod::{Container, Pod, State, bury, ended, exited, listen, sandbox_exited};
+use super::pod::{Container, Pod, State, bury, exited, listen, sandbox_exited};
 use super::recover::SHIM_WAIT;
 use super::shim::{Shim, listen_at, unexpected};
 use super::{Engine, blocking, orphans};
@@ -328,7 +328,7 @@ impl Engine {
             {
                 tracing::warn!("container {}: {e}", id.short());
                 let exit = bury(self, pod, &id, &e.to_string()).await;
-                ended(pod, &id, exit);
+                exited(self, pod, &id, exit);
             }
         }
         Ok(())

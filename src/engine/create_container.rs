@@ -36,10 +36,7 @@ impl Engine {
         let name = config.name.clone();
         let mut undo = Undo::default();
         match self.make_container(&pod, config, &mut undo) {
-            Ok(id) => {
-                self.announce(Event::of(pod.id(), Some(&id), EventKind::Created));
-                Ok(id)
-            }
+            Ok(id) => Ok(id),
             Err(e) => Err(undo.unwind(e).await.context(format!("create container {name:?}"))),
         }
     }
@@ -72,7 +69,10 @@ impl Engine {
         record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
         fault::point("engine.create_container.record");
         pod.note(&format!("engine: container {} created", record.config.name));
-        pod.change(|facts| facts.containers.insert(id.clone(), Container::new(Arc::new(record))));
+        pod.change(|facts| {
+            facts.containers.insert(id.clone(), Container::new(Arc::new(record)));
+            self.announce(Event::of(pod.id(), Some(&id), EventKind::Created));
+        });
         Ok(id)
     }
 

@@ -91,6 +91,8 @@ struct Inner {
     spare: spare::Spare,
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
     events: broadcast::Sender<Event>,
+    /// Held from an event's time to its sending: they are sent in the order of their times.
+    telling: Mutex<()>,
     last_ns: AtomicI64,
     boot_id: String,
     /// Held from the first pod of an instance of `run` on.
@@ -126,6 +128,7 @@ impl Engine {
             spare: spare::Spare::default(),
             pods: Mutex::new(HashMap::new()),
             events,
+            telling: Mutex::default(),
             last_ns: AtomicI64::new(0),
             boot_id: boot_id.trim().to_owned(),
             claim: Mutex::new(None),
@@ -224,7 +227,10 @@ impl Engine {
         Ok(pod)
     }
 
+    /// Tells whoever listens. To be called with the lock under which the state has changed: whoever is told takes that lock to look, so that
+    /// the state is visible with its event, and what comes after this change is told after it.
     pub(crate) fn announce(&self, event: Event) {
+        let _one_at_a_time = self.0.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self.0.events.send(Event { at_ns: self.now_ns(), ..event }); // there may be no listener
     }
 

@@ -85,6 +85,8 @@ pub struct Facts {
 #[derive(Debug)]
 pub struct Container {
     pub record: Arc<ContainerRecord>,
+    /// Its start was asked for and is not answered yet: its end is told after that.
+    pub starting: bool,
     /// What it is to have now: as it was made, or as it was last resized.
     pub resources: Arc<Resources>,
     pub process: Option<ProcessRecord>,
@@ -112,6 +114,7 @@ impl Container {
         Container {
             resources: Arc::new(record.config.resources.clone()),
             record,
+            starting: false,
             process: None,
             exit: None,
             child_oom: false,
@@ -127,6 +130,28 @@ impl Container {
             (Some(_), None) => State::Running,
             (None, None) => State::Created,
         }
+    }
+}
+
+impl Facts {
+    /// A container has ended; what is to be told of it now.
+    pub(super) fn ended(&mut self, id: &ContainerId, exit: ExitRecord) -> Option<EventKind> {
+        let container = self.containers.get_mut(id).filter(|c| c.exit.is_none())?;
+        container.exit = Some(exit);
+        if let Some(held) = container.held.take() {
+            orphans::reaped(held.pidfd.as_fd());
+        }
+        (!container.starting).then_some(EventKind::Stopped)
+    }
+
+    /// The start of a container was answered; what is to be told of it, in this order. Its end may have been heard before.
+    pub(super) fn start_answered(&mut self, id: &ContainerId, runs: bool) -> impl Iterator<Item = EventKind> + use<> {
+        let ended = self.containers.get_mut(id).is_some_and(|container| {
+            container.starting = false;
+            container.exit.is_some()
+        });
+        let started = runs.then_some(EventKind::Started);
+        started.into_iter().chain(ended.then_some(EventKind::Stopped))
     }
 }
 
@@ -304,35 +329,26 @@ pub async fn listen(engine: Engine, pod: Weak<Pod>, shim: Shim, mut heard: mpsc:
     }
 }
 
-/// A container has ended; tells whoever listens, once.
+/// A container has ended; tells whoever listens, once, and not before it was told that it was started.
 pub(super) fn exited(engine: &Engine, pod: &Pod, id: &ContainerId, exit: ExitRecord) {
-    if ended(pod, id, exit) {
-        engine.announce(Event::of(pod.id(), Some(id), EventKind::Stopped));
-    }
-}
-
-/// A container has ended; whether that is news.
-pub(super) fn ended(pod: &Pod, id: &ContainerId, exit: ExitRecord) -> bool {
     pod.change(|facts| {
-        let Some(container) = facts.containers.get_mut(id).filter(|c| c.exit.is_none()) else { return false };
-        container.exit = Some(exit);
-        if let Some(held) = container.held.take() {
-            orphans::reaped(held.pidfd.as_fd());
+        if let Some(kind) = facts.ended(id, exit) {
+            engine.announce(Event::of(pod.id(), Some(id), kind));
         }
-        true
-    })
+    });
 }
 
+/// The sandbox has ended; tells whoever listens, once.
 pub(super) fn sandbox_exited(engine: &Engine, pod: &Pod, status: ExitStatus) {
     pod.change(|facts| {
-        if let Some(sandbox) = &mut facts.sandbox {
-            sandbox.exit = Some(status);
-        }
         if let Some(pause) = facts.pause.take() {
             orphans::reaped(pause.as_fd());
         }
+        if let Some(exit @ None) = facts.sandbox.as_mut().map(|sandbox| &mut sandbox.exit) {
+            *exit = Some(status);
+            engine.announce(Event::of(pod.id(), None, EventKind::Stopped));
+        }
     });
-    engine.announce(Event::of(pod.id(), None, EventKind::Stopped));
 }
 
 /// Ends a container that has no shim, and finds or makes its exit record. `why` it has none.
@@ -371,5 +387,57 @@ impl Engine {
         {
             tracing::warn!("{e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::model::ContainerConfig;
+
+    fn made() -> (Facts, ContainerId) {
+        let id = ContainerId::random();
+        let record = ContainerRecord {
+            id: id.clone(),
+            pod: PodId::random(),
+            config: ContainerConfig::default(),
+            created_at_ns: 1,
+            spec: crate::state::spec::SpecText::of(&()).expect("null"),
+            layers: vec![],
+            stop_signal: 15,
+            log: None,
+            image_user: String::new(),
+            image_ref: String::new(),
+        };
+        let mut facts = Facts::default();
+        facts.containers.insert(id.clone(), Container::new(Arc::new(record)));
+        (facts, id)
+    }
+
+    fn exit() -> ExitRecord {
+        ExitRecord { status: ExitStatus::Exited(0), finished_at_ns: 2, oom: None, message: String::new() }
+    }
+
+    #[test]
+    fn an_end_that_is_heard_before_the_start_was_answered_is_told_after_it() {
+        use EventKind::{Started, Stopped};
+        let starting = || {
+            let (mut facts, id) = made();
+            facts.containers.get_mut(&id).expect("made").starting = true;
+            (facts, id)
+        };
+        let (mut facts, id) = starting();
+        assert_eq!(facts.ended(&id, exit()), None);
+        assert_eq!(facts.containers[&id].state(), State::Exited, "it is no secret");
+        assert_eq!(facts.start_answered(&id, true).collect::<Vec<_>>(), [Started, Stopped]);
+        assert_eq!(facts.ended(&id, exit()), None, "once");
+
+        let (mut facts, id) = starting();
+        assert_eq!(facts.start_answered(&id, true).collect::<Vec<_>>(), [Started]);
+        assert_eq!(facts.ended(&id, exit()), Some(Stopped));
+
+        let (mut facts, id) = starting();
+        facts.containers.get_mut(&id).expect("made").exit = Some(exit());
+        assert_eq!(facts.start_answered(&id, false).collect::<Vec<_>>(), [Stopped], "it was never started");
     }
 }

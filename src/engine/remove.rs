@@ -59,9 +59,11 @@ impl Engine {
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_container.directory");
         self.forget_unreadable(&self.paths().container(pod.id(), id));
-        pod.change(|facts| facts.containers.remove(id));
+        pod.change(|facts| {
+            facts.containers.remove(id);
+            self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
+        });
         pod.note(&format!("engine: container {} removed", id.short()));
-        self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
         Ok(())
     }
 
@@ -110,8 +112,9 @@ impl Engine {
         if park {
             self.0.parked.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
         }
-        self.pods_mut().remove(id);
         self.forget_unreadable(&self.paths().pod(id));
+        let mut pods = self.pods_mut();
+        pods.remove(id);
         self.announce(Event::of(id, None, EventKind::Deleted));
         Ok(())
     }

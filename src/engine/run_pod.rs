@@ -118,8 +118,6 @@ impl Engine {
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
             Ok(_) => {
-                self.announce(Event::of(&id, None, EventKind::Created));
-                self.announce(Event::of(&id, None, EventKind::Started));
                 self.keep_spare();
                 Ok(())
             }
@@ -187,8 +185,14 @@ impl Engine {
         pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf, undo).await?;
         pod.set_shim(Some(shim.clone()));
+        let mut pods = self.pods_mut();
+        pods.insert(id.clone(), pod.clone());
+        for kind in [EventKind::Created, EventKind::Started] {
+            self.announce(Event::of(&id, None, kind));
+        }
+        drop(pods);
+        // After that: the sandbox may end at once.
         tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), shim, heard));
-        self.pods_mut().insert(id, pod.clone());
         pod.note("engine: pod ready");
         Ok(pod)
     }

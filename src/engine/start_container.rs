@@ -1,7 +1,7 @@
 //! StartContainer: the container's cgroup with verified limits, then its process, made by the shim.
 
 use super::adopt::Held;
-use super::events::{Event, EventKind};
+use super::events::Event;
 use super::oci;
 use super::pod::{Container, Pod, State};
 use super::shim::unexpected;
@@ -29,15 +29,15 @@ impl Engine {
         let _one_at_a_time = pod.verb.lock().await;
         self.ensure_shim(&pod).await;
         let Some(record) = startable(&pod, id)? else { return Ok(()) };
+        pod.change(|facts| facts.containers.get_mut(id).map(|container| container.starting = true));
         let started = self.start(&pod, &record).await;
         if let Err(e) = &started {
             self.record_failed_start(&pod, &record, e);
         }
-        self.announce(Event::of(
-            pod.id(),
-            Some(id),
-            if started.is_ok() { EventKind::Started } else { EventKind::Stopped },
-        ));
+        pod.change(|facts| {
+            let news = facts.start_answered(id, started.is_ok());
+            news.for_each(|kind| self.announce(Event::of(pod.id(), Some(id), kind)));
+        });
         started.map_err(|(e, _)| e).context(|| format!("start container {:?}", record.config.name))
     }
 

@@ -1,13 +1,13 @@
 //! StopContainer and StopPodSandbox. Both are idempotent, and answer only when the end has been recorded.
 
 use super::Engine;
-use super::pod::{Facts, Pod, State, bury, exited};
+use super::pod::{Facts, Pod, State, bury, exited, sandbox_exited};
 use super::signal::SIGKILL;
 use crate::error::{Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::state::model::PodCgroup;
-use crate::state::record::{self, Durability, ExitRecord, StoppedRecord};
+use crate::state::record::{self, Durability, ExitRecord, ExitStatus, StoppedRecord};
 use crate::sys::session::pidfd_send_signal;
 use crate::wire::Request;
 use std::os::fd::AsFd;
@@ -177,6 +177,7 @@ impl Engine {
             Err(_) => left.extend(self.remove_cgroup(&pod.sandbox_cgroup()).err()),
         }
         fault::point("engine.stop_pod.sandbox");
+        self.sandbox_ended(pod).await;
         if let Some(e) = Error::collect(left) {
             return Err(e.context(format!("stop pod {}", pod.id().short())));
         }
@@ -186,6 +187,16 @@ impl Engine {
         pod.note("engine: pod stopped");
         pod.change(|facts| facts.stopped = true);
         Ok(())
+    }
+
+    /// Its shim tells how pause has ended, before it answers: waits until that is heard. Without a shim nobody knows.
+    async fn sandbox_ended(&self, pod: &Pod) {
+        let told = pod.wait(|facts| {
+            let told = facts.sandbox.as_ref().is_none_or(|sandbox| sandbox.exit.is_some());
+            Ok((told || pod.shim().is_err()).then_some(()))
+        });
+        let _ = tokio::time::timeout(KILL_WAIT, told).await; // then it is as without one
+        sandbox_exited(self, pod, ExitStatus::Unknown);
     }
 
     /// Kills the shim of a pod that is to end anyway, if it does not answer: what it holds is ended without it. Whether it is gone.
