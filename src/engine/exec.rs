@@ -23,6 +23,10 @@ pub const MAX_OUTPUT_BYTES: usize = (16 << 20) - (64 << 10);
 const OTHERS_SHARE: usize = 1 << 20;
 /// How long the shim may take to kill and answer, beyond a command's own timeout.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
+/// How often the shim of a command that has not ended yet is asked whether it still serves anybody.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long it may take to answer that: it starts one process at a time, each within this time.
+const LOOK_WAIT: Duration = Duration::from_secs(60);
 /// How much of a pipe is read at a time, in bytes: what a pipe holds, pipe(7).
 const CHUNK_BYTES: usize = 64 << 10;
 /// How long output is read after the process has ended and everything below it was killed or let go.
@@ -132,7 +136,7 @@ impl Engine {
         let asked = asked?;
         fault::point("engine.exec.sent");
         let answer = tokio::select! {
-            answer = within(asked, timeout) => answer?,
+            answer = within(&shim, asked, timeout) => answer?,
             () = gone => return Err(cancel(&shim, id, exec).await),
         };
         fault::point("engine.exec.answered");
@@ -179,16 +183,32 @@ impl Engine {
 }
 
 /// The answer of the shim, which kills what goes on beyond its timeout; zero is none.
-async fn within(asked: Asked, timeout: Duration) -> Result<Reply> {
-    if timeout.is_zero() {
-        return Ok(asked.answer().await?.0);
-    }
-    match tokio::time::timeout(timeout.saturating_add(ANSWER_WAIT), asked.answer()).await {
-        Ok(answer) => Ok(answer?.0),
-        Err(_) => Err(Error::new(
-            Kind::DeadlineExceeded,
-            "the pod's shim does not answer: whether the command has ended is not known",
-        )),
+async fn within(shim: &Shim, asked: Asked, timeout: Duration) -> Result<Reply> {
+    let late = |kind| Error::new(kind, "the pod's shim does not answer: whether the command has ended is not known");
+    let answer = served(shim, asked);
+    let answer = match timeout.is_zero() {
+        true => answer.await,
+        false => match tokio::time::timeout(timeout.saturating_add(ANSWER_WAIT), answer).await {
+            Ok(answer) => answer,
+            Err(_) => return Err(late(Kind::DeadlineExceeded)),
+        },
+    };
+    answer.unwrap_or_else(|| Err(late(Kind::Unavailable)))
+}
+
+/// The same for as long as the shim serves at all; else `None`. It does one thing after another: while it answers other questions, it has
+/// taken this request, and the command runs.
+async fn served(shim: &Shim, asked: Asked) -> Option<Result<Reply>> {
+    let mut answer = std::pin::pin!(asked.answer());
+    loop {
+        let look = async {
+            tokio::time::sleep(LOOK_EVERY).await;
+            shim.answers_within(LOOK_WAIT).await
+        };
+        tokio::select! {
+            answer = answer.as_mut() => return Some(answer.map(|(reply, _)| reply)),
+            serves = look => if !serves { return None },
+        }
     }
 }
 
@@ -260,6 +280,60 @@ impl Captured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{self, HEADER_BYTES, ToEngine};
+    use std::os::unix::net::UnixStream;
+    use tokio::io::AsyncWriteExt;
+
+    /// Asks a shim that stands in for one, for a command without a timeout.
+    async fn ask(shim: &Shim) -> Result<Reply> {
+        let asked = shim.send(Request::Shutdown, &[]).await.expect("sent");
+        within(shim, asked, Duration::ZERO).await
+    }
+
+    fn pair() -> (Shim, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("socketpair");
+        let (heard, _) = tokio::sync::mpsc::unbounded_channel();
+        (Shim::new(ours.into(), heard).expect("shim"), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_stands_still_holds_up_no_command_for_ever() {
+        let (shim, _theirs) = pair();
+        let begun = tokio::time::Instant::now();
+        let e = ask(&shim).await.expect_err("nobody answers");
+        assert_eq!((e.kind(), begun.elapsed()), (Kind::Unavailable, LOOK_EVERY + LOOK_WAIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_takes_as_long_as_it_takes_while_its_shim_serves_others() {
+        let (shim, theirs) = pair();
+        theirs.set_nonblocking(true).expect("O_NONBLOCK");
+        let mut theirs = tokio::net::UnixStream::from_std(theirs).expect("watch");
+        let begun = tokio::time::Instant::now();
+        let serve = async {
+            let mut command = None;
+            // The request, and then a question every ten seconds, of which the last ones come after an hour.
+            while begun.elapsed() < Duration::from_secs(3600) {
+                let mut header = [0; HEADER_BYTES];
+                theirs.read_exact(&mut header).await.expect("a frame");
+                let mut text = vec![0; wire::frame_len(header).expect("short")];
+                theirs.read_exact(&mut text).await.expect("a frame");
+                let request: wire::ToShim = serde_json::from_slice(&text).expect("JSON");
+                let reply = ToEngine::Reply { id: request.id, reply: Reply::Done };
+                match command {
+                    None => command = Some(wire::encode(&reply).expect("short")),
+                    Some(_) => theirs.write_all(&wire::encode(&reply).expect("short")).await.expect("write"),
+                }
+            }
+            theirs.write_all(&command.expect("it was asked")).await.expect("write");
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            reply = ask(&shim) => assert!(matches!(reply, Ok(Reply::Done)), "{reply:?}"),
+            () = serve => {}
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(3600));
+    }
 
     #[test]
     fn both_streams_together_fit_an_answer_and_neither_takes_all_of_it() {

@@ -240,8 +240,13 @@ impl Shim {
 
     /// Whether it answers a question that takes it no time. One that has hung up has answered.
     pub async fn answers(&self) -> bool {
+        self.answers_within(SIGN_OF_LIFE).await
+    }
+
+    /// The same with a patience of the caller's.
+    pub async fn answers_within(&self, patience: Duration) -> bool {
         let asked = async { self.send(Request::List, &[]).await?.answer().await };
-        tokio::time::timeout(SIGN_OF_LIFE, asked).await.is_ok()
+        tokio::time::timeout(patience, asked).await.is_ok()
     }
 
     /// Sends a request; its answer is waited for by [`Asked::answer`].
