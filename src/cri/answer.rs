@@ -11,6 +11,7 @@ use crate::engine::query::{ContainerStatus, PodStatus};
 use crate::engine::signal;
 use crate::image::store;
 use crate::state::model::{Mount, NamespaceMode, PodConfig, Propagation, Resources};
+use crate::state::record::{ContainerRecord, PodRecord};
 
 fn pod_metadata(config: &PodConfig) -> PodSandboxMetadata {
     PodSandboxMetadata {
@@ -21,14 +22,13 @@ fn pod_metadata(config: &PodConfig) -> PodSandboxMetadata {
     }
 }
 
-pub(super) fn pod_state(pod: &PodStatus) -> PodSandboxState {
-    if pod.ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
+pub(super) fn pod_state(ready: bool) -> PodSandboxState {
+    if ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
 }
 
-/// A line of ListPodSandbox.
-pub(super) fn pod(pod: &PodStatus) -> PodSandbox {
-    let state = pod_state(pod) as i32;
-    let record = &pod.record;
+/// A line of ListPodSandbox; without its state, the default, which is not sent.
+pub(super) fn pod(record: &PodRecord, ready: Option<bool>) -> PodSandbox {
+    let state = ready.map(|ready| pod_state(ready) as i32).unwrap_or_default();
     PodSandbox {
         id: record.id.to_string(),
         metadata: Some(pod_metadata(&record.config)),
@@ -62,7 +62,7 @@ pub(super) fn pod_status(pod: &PodStatus) -> criapi::PodSandboxStatus {
     criapi::PodSandboxStatus {
         id: pod.record.id.to_string(),
         metadata: Some(pod_metadata(&pod.record.config)),
-        state: pod_state(pod) as i32,
+        state: pod_state(pod.ready) as i32,
         created_at: pod.record.created_at_ns,
         // Empty for the host's network, by contract; and a network of the pod's own has only its loopback in this version.
         network: Some(PodSandboxNetworkStatus::default()),
@@ -83,16 +83,16 @@ pub(super) fn pod_attributes(pod: &PodStatus) -> PodSandboxAttributes {
     }
 }
 
-pub(super) fn container_state(container: &ContainerStatus) -> ContainerState {
-    match container.state {
+pub(super) fn container_state(state: State) -> ContainerState {
+    match state {
         State::Created => ContainerState::ContainerCreated,
         State::Running => ContainerState::ContainerRunning,
         State::Exited => ContainerState::ContainerExited,
     }
 }
 
-fn container_metadata(container: &ContainerStatus) -> Option<ContainerMetadata> {
-    let config = &container.record.config;
+fn container_metadata(record: &ContainerRecord) -> Option<ContainerMetadata> {
+    let config = &record.config;
     Some(ContainerMetadata { name: config.name.clone(), attempt: config.attempt })
 }
 
@@ -101,30 +101,30 @@ fn image_spec(name: &str) -> Option<ImageSpec> {
 }
 
 /// The one id of an image: Image.id, PullImageResponse.image_ref, Container.image_id.
-fn image_id(container: &ContainerStatus) -> String {
-    container.record.config.image_id.as_ref().map(ToString::to_string).unwrap_or_default()
+fn image_id(record: &ContainerRecord) -> String {
+    record.config.image_id.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Records of the first days have none.
-fn image_ref(container: &ContainerStatus) -> String {
-    let known = &container.record.image_ref;
-    if known.is_empty() { image_id(container) } else { known.clone() }
+fn image_ref(record: &ContainerRecord) -> String {
+    let known = &record.image_ref;
+    if known.is_empty() { image_id(record) } else { known.clone() }
 }
 
-/// A line of ListContainers.
-pub(super) fn container(container: &ContainerStatus) -> Container {
-    let config = &container.record.config;
+/// A line of ListContainers; without its state, the default, which is not sent.
+pub(super) fn container(record: &ContainerRecord, state: Option<State>) -> Container {
+    let config = &record.config;
     Container {
-        id: container.record.id.to_string(),
-        pod_sandbox_id: container.record.pod.to_string(),
-        metadata: container_metadata(container),
+        id: record.id.to_string(),
+        pod_sandbox_id: record.pod.to_string(),
+        metadata: container_metadata(record),
         image: image_spec(&config.image),
-        image_ref: image_ref(container),
-        state: container_state(container) as i32,
-        created_at: container.record.created_at_ns,
+        image_ref: image_ref(record),
+        state: state.map(|state| container_state(state) as i32).unwrap_or_default(),
+        created_at: record.created_at_ns,
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        image_id: image_id(container),
+        image_id: image_id(record),
     }
 }
 
@@ -139,14 +139,14 @@ pub(super) fn container_status(container: &ContainerStatus) -> criapi::Container
     });
     criapi::ContainerStatus {
         id: record.id.to_string(),
-        metadata: container_metadata(container),
-        state: container_state(container) as i32,
+        metadata: container_metadata(record),
+        state: container_state(container.state) as i32,
         created_at: record.created_at_ns,
         started_at: process.map_or(0, |p| p.started_at_ns),
         finished_at: exit.map_or(0, |e| e.finished_at_ns),
         exit_code: exit.map_or(0, |e| e.status.code()),
         image: image_spec(&record.config.image),
-        image_ref: image_ref(container),
+        image_ref: image_ref(record),
         reason: exit.map_or("", |e| e.status.reason(e.oom)).to_owned(),
         message: exit.map(|e| e.message.clone()).unwrap_or_default(),
         labels: record.config.labels.clone(),
@@ -154,7 +154,7 @@ pub(super) fn container_status(container: &ContainerStatus) -> criapi::Container
         mounts: record.config.mounts.iter().map(mount).collect(),
         log_path: record.log.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(ContainerResources { linux: Some(resources(&container.resources)), windows: None }),
-        image_id: image_id(container),
+        image_id: image_id(record),
         user: user.map(|linux| ContainerUser { linux: Some(linux) }),
         stop_signal: stop_signal(record.stop_signal) as i32,
     }
@@ -208,7 +208,7 @@ fn stop_signal(number: i32) -> Signal {
 pub(super) fn container_attributes(container: &ContainerStatus) -> ContainerAttributes {
     ContainerAttributes {
         id: container.record.id.to_string(),
-        metadata: container_metadata(container),
+        metadata: container_metadata(&container.record),
         labels: container.record.config.labels.clone(),
         annotations: container.record.config.annotations.clone(),
     }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::id::{ContainerId, PodId};
     use crate::state::model::ContainerConfig;
-    use crate::state::record::{ContainerRecord, ExitRecord, ExitStatus, Oom, Process, ProcessRecord, User};
+    use crate::state::record::{ExitRecord, ExitStatus, Oom, Process, ProcessRecord, User};
     use std::sync::Arc;
 
     fn status(exit: Option<ExitRecord>) -> ContainerStatus {
@@ -267,6 +267,7 @@ mod tests {
             limits: Arc::default(),
             warnings: Arc::default(),
             cgroup: String::new(),
+            kept: Arc::default(),
         }
     }
 

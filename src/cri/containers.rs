@@ -73,7 +73,6 @@ impl Cri {
 
     async fn remove_known(&self, id: &str) -> Result<()> {
         let (engine, id) = (self.engine.clone(), self.container_id(id)?);
-        self.usage.prune();
         self.to_the_end(async move { engine.remove_container(&id).await }).await
     }
 
@@ -83,17 +82,9 @@ impl Cri {
         Ok(ContainerStatusResponse { status: Some(answer::container_status(&status)), info })
     }
 
-    /// From memory: a kubelet asks every second.
+    /// For whoever asks for messages; ListContainers itself is `lists`'s.
     pub(super) fn list_containers(&self, filter: Option<ContainerFilter>) -> Vec<Container> {
-        let filter = filter.unwrap_or_default();
-        let state = filter.state.map(|s| s.state);
-        let wanted = |container: &ContainerStatus| {
-            container.record.id.as_str().starts_with(&filter.id)
-                && container.record.pod.as_str().starts_with(&filter.pod_sandbox_id)
-                && state.is_none_or(|state| state == answer::container_state(container) as i32)
-                && convert::selects(&filter.label_selector, &container.record.config.labels)
-        };
-        self.engine.list_containers().iter().filter(|c| wanted(c)).map(answer::container).collect()
+        self.container_lines(filter).map(|line| answer::container(&line.record, Some(line.state))).collect()
     }
 
     pub(super) async fn update_container(&self, request: UpdateContainerResourcesRequest) -> Result<()> {

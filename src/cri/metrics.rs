@@ -236,7 +236,7 @@ impl Cri {
         stats::counters(&net_dev).iter().for_each(|(name, columns)| sheet.interface(name, columns));
         let of = |(status, stats): &(ContainerStatus, Stats)| {
             let mut sheet = container(pod, status, stats, now_ns);
-            let used = self.usage.of(&self.engine, &status.record.id);
+            let used = self.engine.layer_of(status);
             sheet.file_system(used.bytes, &self.engine.paths().root);
             sheet.census(&self.engine.census(&status.cgroup), stats);
             ContainerMetrics { container_id: status.record.id.to_string(), metrics: sheet.metrics }

@@ -2,6 +2,7 @@
 //!
 //! * `runtime`, `images`  the two services: a line a method
 //! * `convert`, `security`, `answer`  what goes in and what comes out; pure
+//! * `lists`  the lists that are asked for every second, encoded once
 //! * `pods`, `containers`, `stats`, `metrics`, `events`, `node`  what the methods do
 //! * `status`  [`Error`] to gRPC's; `serve` the connections, `calls` what is counted there, `prometheus` who may read it
 //!
@@ -19,6 +20,7 @@ mod containers;
 mod convert;
 mod events;
 mod images;
+mod lists;
 mod metrics;
 mod node;
 mod pods;
@@ -28,7 +30,6 @@ mod security;
 mod serve;
 mod stats;
 mod status;
-mod usage;
 
 pub use prometheus::{Listener, serve_metrics};
 pub use serve::{Extra, serve};
@@ -65,7 +66,6 @@ pub struct Cri {
     /// The configuration as JSON, for `crictl info`.
     config: Arc<str>,
     making: Arc<Making>,
-    usage: usage::Cache,
     calls: Arc<calls::Calls>,
     started: SystemTime,
     /// Becomes true when the server is to end: endless streams end then.
@@ -105,20 +105,8 @@ impl Cri {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y"),
         };
-        let usage = usage::Cache::default();
         let (config, started) = (config.into(), SystemTime::now());
-        Cri {
-            engine,
-            puller,
-            host,
-            config,
-            making: Arc::default(),
-            usage,
-            calls: Arc::default(),
-            started,
-            closing,
-            working,
-        }
+        Cri { engine, puller, host, config, making: Arc::default(), calls: Arc::default(), started, closing, working }
     }
 
     /// Runs a verb to its end, whether or not its caller still waits.

@@ -60,7 +60,6 @@ impl Cri {
 
     async fn remove_known_pod(&self, id: &str) -> Result<()> {
         let (engine, id) = (self.engine.clone(), self.pod_id(id)?);
-        self.usage.prune();
         self.to_the_end(async move { engine.remove_pod(&id).await }).await
     }
 
@@ -93,16 +92,9 @@ impl Cri {
         Ok([("info".to_owned(), info.to_string())].into())
     }
 
-    /// From memory: a kubelet asks every second.
+    /// For whoever asks for messages; ListPodSandbox itself is `lists`'s.
     pub(super) fn list_pods(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
-        let filter = filter.unwrap_or_default();
-        let state = filter.state.map(|s| s.state);
-        let wanted = |pod: &PodStatus| {
-            pod.record.id.as_str().starts_with(&filter.id)
-                && state.is_none_or(|state| state == answer::pod_state(pod) as i32)
-                && convert::selects(&filter.label_selector, &pod.record.config.labels)
-        };
-        self.engine.list_pods().iter().filter(|p| wanted(p)).map(answer::pod).collect()
+        self.pod_lines(filter).map(|line| answer::pod(&line.record, Some(line.ready))).collect()
     }
 
     /// The kubelet has changed the pod's cgroup, which is its own; podwright keeps no copy of that.

@@ -2,7 +2,7 @@
 //! daemon's own.
 
 use super::calls::Calls;
-use super::{Cri, status};
+use super::{Cri, lists, status};
 use crate::criapi::image_service_server::{self, ImageServiceServer};
 use crate::criapi::runtime_service_server::{self, RuntimeServiceServer};
 use hyper::body::Incoming;
@@ -49,6 +49,7 @@ impl<S> Extra for S where
 /// Which service a call is for, by its path.
 #[derive(Clone)]
 struct Services<S> {
+    cri: Cri,
     runtime: RuntimeServiceServer<Cri>,
     images: ImageServiceServer<Cri>,
     extra: S,
@@ -67,6 +68,11 @@ impl<S: Extra> Services<S> {
     }
 
     async fn answer(mut self, request: http::Request<Incoming>) -> Result<http::Response<Body>, Infallible> {
+        match request.uri().path() {
+            lists::CONTAINERS => return Ok(self.cri.answer_containers(request, MAX_MESSAGE_BYTES).await),
+            lists::PODS => return Ok(self.cri.answer_pods(request, MAX_MESSAGE_BYTES).await),
+            _ => {}
+        }
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
         match service {
             runtime_service_server::SERVICE_NAME => self.runtime.call(request).await,
@@ -81,6 +87,7 @@ impl<S: Extra> Services<S> {
 pub async fn serve<S: Extra>(cri: Cri, extra: S, listener: UnixListener, mut closing: watch::Receiver<bool>) {
     let services = Services {
         calls: cri.calls.clone(),
+        cri: cri.clone(),
         runtime: RuntimeServiceServer::new(cri.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
         images: ImageServiceServer::new(cri).max_decoding_message_size(MAX_MESSAGE_BYTES),
         extra,

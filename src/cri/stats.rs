@@ -135,10 +135,9 @@ impl Cri {
     /// # Errors
     /// As [`crate::engine::Engine::container_stats`].
     fn stats_of(&self, container: &ContainerStatus) -> Result<ContainerStats> {
-        let id = &container.record.id;
         let stats = self.engine.container_stats(container)?;
         let timestamp = self.engine.now_ns();
-        let used = self.usage.of(&self.engine, id);
+        let used = self.engine.layer_of(container);
         let mountpoint = self.engine.paths().root.display().to_string();
         Ok(ContainerStats {
             attributes: Some(answer::container_attributes(container)),

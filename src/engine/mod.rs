@@ -18,6 +18,7 @@ pub mod etc;
 pub mod events;
 pub mod exec;
 pub mod in_use;
+pub mod kept;
 pub mod oci;
 mod orphans;
 pub mod pod;

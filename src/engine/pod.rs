@@ -12,6 +12,7 @@
 
 use super::adopt::Held;
 use super::events::{Event, EventKind};
+use super::kept::Kept;
 use super::shim::{Heard, Shim};
 use super::{Engine, blocking, orphans};
 use crate::cgroup::Row;
@@ -52,6 +53,7 @@ pub struct Pod {
     facts: Mutex<Facts>,
     /// Counts changes of the facts, for whoever waits for one.
     changed: watch::Sender<u64>,
+    pub kept: Arc<Kept>,
     flight: Option<Flight>,
 }
 
@@ -99,6 +101,7 @@ pub struct Container {
     pub warnings: Arc<[String]>,
     /// Duplicates of its pidfd and of its pipes or terminal, while it runs.
     pub held: Option<Held>,
+    pub kept: Arc<Kept>,
 }
 
 /// CRI `ContainerState`.
@@ -121,6 +124,7 @@ impl Container {
             limits: Arc::default(),
             warnings: Arc::default(),
             held: None,
+            kept: Arc::default(),
         }
     }
 
@@ -165,6 +169,7 @@ impl Pod {
             deaths: Mutex::default(),
             facts: Mutex::new(Facts::default()),
             changed: watch::Sender::new(0),
+            kept: Arc::default(),
             flight,
         }
     }

@@ -1,6 +1,7 @@
 //! What pods and containers there are: from memory, for a kubelet asks every second.
 
 use super::Engine;
+use super::kept::Kept;
 use super::pod::{Container, Facts, Pod, State};
 use crate::cgroup::Row;
 use crate::error::{Error, Result};
@@ -41,16 +42,39 @@ pub struct ContainerStatus {
     pub warnings: Arc<[String]>,
     /// Absolute in the v2 hierarchy.
     pub cgroup: String,
+    #[serde(skip)]
+    pub kept: Arc<Kept>,
+}
+
+/// A pod as lists have it.
+#[derive(Debug, Clone)]
+pub struct PodLine {
+    pub record: Arc<PodRecord>,
+    pub ready: bool,
+    pub kept: Arc<Kept>,
+}
+
+/// A container as lists have it.
+#[derive(Debug, Clone)]
+pub struct ContainerLine {
+    pub record: Arc<ContainerRecord>,
+    pub state: State,
+    pub kept: Arc<Kept>,
+}
+
+/// Whether a pod is READY.
+fn is_ready(facts: &Facts) -> bool {
+    !facts.stopped
+        && !facts.hung_up
+        && !facts.unheard
+        && facts.foreign.is_none()
+        && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none())
 }
 
 fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
     PodStatus {
         record: pod.record.clone(),
-        ready: !facts.stopped
-            && !facts.hung_up
-            && !facts.unheard
-            && facts.foreign.is_none()
-            && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()),
+        ready: is_ready(facts),
         limits: facts.limits.clone(),
         warnings: facts.warnings.clone(),
         sandbox: facts.sandbox.clone(),
@@ -70,6 +94,7 @@ fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
         limits: container.limits.clone(),
         warnings: container.warnings.clone(),
         cgroup: pod.container_cgroup(&container.record.id),
+        kept: container.kept.clone(),
     }
 }
 
@@ -91,6 +116,34 @@ impl Engine {
         let pods: Vec<Arc<Pod>> = self.pods_mut().values().cloned().collect();
         let of = |pod: &Arc<Pod>| pod.facts().containers.values().map(|c| container_status(pod, c)).collect::<Vec<_>>();
         let mut all: Vec<ContainerStatus> = pods.iter().flat_map(of).collect();
+        all.sort_by_key(|c| std::cmp::Reverse(c.record.created_at_ns));
+        all
+    }
+
+    /// All pods, the newest first, with no more than a list has: it takes no memory but its own.
+    pub fn pod_lines(&self) -> Vec<PodLine> {
+        let line = |pod: &Arc<Pod>| PodLine {
+            record: pod.record.clone(),
+            ready: is_ready(&pod.facts()),
+            kept: pod.kept.clone(),
+        };
+        let mut all: Vec<PodLine> = self.pods_mut().values().map(line).collect();
+        all.sort_by_key(|p| std::cmp::Reverse(p.record.created_at_ns));
+        all
+    }
+
+    /// All containers, the newest first; the same.
+    pub fn container_lines(&self) -> Vec<ContainerLine> {
+        let pods: Vec<Arc<Pod>> = self.pods_mut().values().cloned().collect();
+        let mut all = Vec::with_capacity(pods.len());
+        for pod in pods {
+            let facts = pod.facts();
+            all.extend(facts.containers.values().map(|container| ContainerLine {
+                record: container.record.clone(),
+                state: container.state(),
+                kept: container.kept.clone(),
+            }));
+        }
         all.sort_by_key(|c| std::cmp::Reverse(c.record.created_at_ns));
         all
     }
