@@ -3,7 +3,7 @@
 mod cgroup_area;
 
 use cgroup_area::{Area, BOUND, set, shell_in};
-use podwright::cgroup::stats::{Depth, Reader};
+use podwright::cgroup::stats::{self, Depth};
 use podwright::cgroup::{Cgroup, CgroupPath, Hierarchy, apply, limits, oom};
 use podwright::error::Kind;
 use podwright::state::model::Resources;
@@ -151,7 +151,7 @@ fn limits_of_a_cgroup_that_is_gone_are_not_taken_for_unenforced_ones() {
         let e = apply::apply(&area.host, &cgroup, &memory_128mi(), allow).expect_err("gone");
         assert_eq!(e.kind(), Kind::NotFound, "{e}");
     }
-    assert_eq!(Reader::open(&cgroup, Depth::Full).expect_err("gone").kind(), Kind::NotFound);
+    assert_eq!(stats::read(&cgroup, Depth::Full).expect_err("gone").kind(), Kind::NotFound);
     assert!(oom::read(cgroup.as_fd(), None).is_err());
 }
 
@@ -159,18 +159,17 @@ fn limits_of_a_cgroup_that_is_gone_are_not_taken_for_unenforced_ones() {
 fn numbers_that_the_kernel_does_not_give_are_absent_and_not_zero() {
     let area = Area::new();
     let cgroup = area.create("c", &[]);
-    let mut reader = Reader::open(&cgroup, Depth::Full).expect("open");
-    let stats = reader.read().expect("read");
+    let stats = stats::read(&cgroup, Depth::Full).expect("read");
     assert_eq!((&stats.memory, &stats.swap, &stats.pids, &stats.io), (&None, &None, &None, &None));
     assert_eq!(stats.cpu.as_ref().expect("cpu.stat needs no controller").throttled_periods, None);
     assert_eq!(oom::read(cgroup.as_fd(), None).expect("read"), oom::OomCounts::default());
 
     let mut child = shell_in(&cgroup, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done");
     child.wait().expect("wait");
-    let after = reader.read().expect("read again through the same descriptors");
+    let after = stats::read(&cgroup, Depth::Container).expect("read");
     assert!(after.cpu.expect("cpu").usage_us > stats.cpu.expect("cpu").usage_us);
     area.host.remove(cgroup.path(), BOUND).expect("remove");
-    assert_eq!(reader.read().expect_err("gone").kind(), Kind::NotFound);
+    assert_eq!(stats::read(&cgroup, Depth::Container).expect_err("gone").kind(), Kind::NotFound);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cgroups_rs::fs::pid::PidController;
 use podwright::cgroup::apply::{apply, update, verify};
 use podwright::cgroup::compare::Compare;
 use podwright::cgroup::limits::{DEFAULT_PERIOD_US, Setting, quota_us, settings, shares};
-use podwright::cgroup::stats::{Depth, Reader};
+use podwright::cgroup::stats::{self, Depth};
 use podwright::cgroup::{Cgroup, CgroupPath, Report, Row, oom};
 use podwright::error::Kind;
 use podwright::state::model::Resources;
@@ -284,11 +284,10 @@ fn a_busy_loop_gets_no_more_than_its_quota_and_is_throttled() {
     let area = area();
     let cgroup = area.create("c", &ALL);
     apply(&area.host, &cgroup, &of(cpu(200)), false).expect("apply");
-    let mut reader = Reader::open(&cgroup, Depth::Full).expect("open");
     let mut child = shell_in(&cgroup, "while :; do :; done");
     let began = Instant::now();
     let cpu = loop {
-        let cpu = reader.read().expect("read").cpu.expect("cpu");
+        let cpu = stats::read(&cgroup, Depth::Full).expect("read").cpu.expect("cpu");
         if cpu.periods.expect("periods") >= 30 || began.elapsed() > BOUND {
             break cpu;
         }
@@ -323,7 +322,7 @@ fn every_number_is_there_when_the_controllers_are() {
     apply(&area.host, &cgroup, &of(Resources { pids_limit: 64, ..memory(64 * MIB) }), false).expect("apply");
     shell_in(&cgroup, &hog(16)).wait().expect("wait");
     let mut child = shell_in(&cgroup, "exec sleep 1000");
-    let stats = Reader::open(&cgroup, Depth::Full).expect("open").read().expect("read");
+    let stats = stats::read(&cgroup, Depth::Full).expect("read");
     let memory = stats.memory.expect("memory");
     assert_eq!(memory.limit_bytes, Some(64 << 20));
     assert!(memory.peak_bytes.expect("peak") >= 16 << 20, "{memory:?}");
@@ -333,9 +332,10 @@ fn every_number_is_there_when_the_controllers_are() {
     assert_eq!((pids.current, pids.limit), (1, Some(64)));
     assert_eq!(stats.swap.expect("swap").limit_bytes, Some(0));
     assert!(stats.io.is_some());
-    let usage = Reader::open(&cgroup, Depth::Usage).expect("open").read().expect("read");
-    assert!(usage.memory.expect("memory").usage_bytes > 0);
-    assert_eq!(usage.pressure.cpu, None);
+    let usage = stats::read(&cgroup, Depth::Container).expect("read");
+    assert!(usage.memory.as_ref().expect("memory").usage_bytes > 0);
+    assert_eq!(usage.memory.map(|m| (m.limit_bytes, m.peak_bytes)), Some((Some(64 << 20), None)));
+    assert_eq!((usage.pids, usage.io), (None, None), "what nobody asked for was not read");
     cgroup.kill().expect("kill");
     child.wait().expect("wait");
 }

@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::fs;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 /// The controllers that statistics come from, beside those that limits need.
 pub const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
@@ -111,86 +111,55 @@ pub struct Stall {
     pub total_us: u64,
 }
 
-/// How much a [`Reader`] reads, and so how many descriptors it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much is read: each file is three system calls, and a kubelet asks for all containers of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
-    /// cpu, memory and pids without their limits: four descriptors, for readings of a thousand containers.
-    Usage,
-    /// Everything: thirteen.
+    /// CRI ContainerStats: cpu, memory and swap with their limits, pressure.
+    Container,
+    /// CRI PodSandboxStats: the number of processes as well.
+    Pod,
+    /// Everything.
     Full,
 }
 
-/// Files in the order of [`Reader::files`]; the first [`USAGE`] are those of [`Depth::Usage`].
-const FILES: [&str; 13] = [
-    "cpu.stat",
-    "memory.current",
-    "memory.stat",
-    "pids.current",
-    "memory.peak",
-    "memory.max",
-    "memory.swap.current",
-    "memory.swap.max",
-    "pids.max",
-    "io.stat",
-    "cpu.pressure",
-    "memory.pressure",
-    "io.pressure",
-];
-const USAGE: usize = 4;
+/// Bytes of a buffer that each file but io.stat fits: memory.stat has 2 KiB.
+const BUFFER_BYTES: usize = 8 << 10;
 
-/// The files of one cgroup, opened once and read again and again.
-#[derive(Debug)]
-pub struct Reader {
-    path: String,
-    files: Vec<Option<OwnedFd>>,
-    buffer: Vec<u8>,
+/// One reading. The files are opened and read one after another: their sums need not agree to the last byte.
+///
+/// # Errors
+/// `NotFound` when the cgroup is gone; `Internal` (`EMFILE`).
+pub fn read(cgroup: &Cgroup, depth: Depth) -> Result<Stats> {
+    let mut reader = Reader { cgroup, buffer: Vec::with_capacity(BUFFER_BYTES), found: false };
+    let memory = reader.memory(depth)?;
+    let stats = Stats {
+        cpu: reader.text("cpu.stat")?.and_then(parse_cpu),
+        swap: if memory.is_some() { reader.swap()? } else { None },
+        memory,
+        pids: if depth >= Depth::Pod { reader.pids(depth)? } else { None },
+        io: if depth >= Depth::Full { reader.text("io.stat")?.map(parse_io) } else { None },
+        pressure: Pressures {
+            cpu: reader.text("cpu.pressure")?.and_then(parse_pressure),
+            memory: reader.text("memory.pressure")?.and_then(parse_pressure),
+            io: reader.text("io.pressure")?.and_then(parse_pressure),
+        },
+    };
+    if !reader.found {
+        return Err(Error::not_found(format!("cgroup {} is gone", cgroup.path())));
+    }
+    Ok(stats)
 }
 
-impl Reader {
-    /// Opens what is there. A controller that is enabled later is not seen: open another one.
-    ///
-    /// # Errors
-    /// `NotFound` when the cgroup is gone; `Internal` (`EMFILE`).
-    pub fn open(cgroup: &Cgroup, depth: Depth) -> Result<Reader> {
-        let count = if depth == Depth::Usage { USAGE } else { FILES.len() };
-        let mut files = Vec::with_capacity(count);
-        for name in &FILES[..count] {
-            files.push(match fs::open_file_at(cgroup.as_fd(), name, fs::Access::Read) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                opened => Some(opened.context(|| format!("open {name} of {}", cgroup.path()))?),
-            });
-        }
-        if files.iter().all(Option::is_none) {
-            return Err(Error::not_found(format!("cgroup {} is gone", cgroup.path())));
-        }
-        Ok(Reader { path: cgroup.path().to_string(), files, buffer: Vec::new() })
-    }
+/// Reads files of one cgroup. One whose controller is not there is not looked for twice: the first of its files tells.
+struct Reader<'a> {
+    cgroup: &'a Cgroup,
+    buffer: Vec<u8>,
+    /// Some file was there.
+    found: bool,
+}
 
-    /// One reading. Its files are read one after another: their sums need not agree to the last byte.
-    ///
-    /// # Errors
-    /// `NotFound` when the cgroup is gone; `Internal`.
-    pub fn read(&mut self) -> Result<Stats> {
-        let cpu = self.text("cpu.stat")?.and_then(parse_cpu);
-        let memory = self.memory()?;
-        let swap = match self.number("memory.swap.current")? {
-            Some(usage_bytes) => Some(Swap { usage_bytes, limit_bytes: self.number("memory.swap.max")? }),
-            None => None,
-        };
-        let pids = match self.number("pids.current")? {
-            Some(current) => Some(Pids { current, limit: self.number("pids.max")? }),
-            None => None,
-        };
-        let io = self.text("io.stat")?.map(parse_io);
-        let pressure = Pressures {
-            cpu: self.text("cpu.pressure")?.and_then(parse_pressure),
-            memory: self.text("memory.pressure")?.and_then(parse_pressure),
-            io: self.text("io.pressure")?.and_then(parse_pressure),
-        };
-        Ok(Stats { cpu, memory, swap, pids, io, pressure })
-    }
-
-    fn memory(&mut self) -> Result<Option<Memory>> {
+impl Reader<'_> {
+    fn memory(&mut self, depth: Depth) -> Result<Option<Memory>> {
         let Some(usage_bytes) = self.number("memory.current")? else { return Ok(None) };
         let mut memory = Memory { usage_bytes, ..Memory::default() };
         if let Some(stat) = self.text("memory.stat")? {
@@ -203,9 +172,22 @@ impl Reader {
             memory.faults = field(stat, "pgfault");
             memory.major_faults = field(stat, "pgmajfault");
         }
-        memory.peak_bytes = self.number("memory.peak")?;
         memory.limit_bytes = self.number("memory.max")?;
+        if depth >= Depth::Full {
+            memory.peak_bytes = self.number("memory.peak")?;
+        }
         Ok(Some(memory))
+    }
+
+    fn swap(&mut self) -> Result<Option<Swap>> {
+        let Some(usage_bytes) = self.number("memory.swap.current")? else { return Ok(None) };
+        Ok(Some(Swap { usage_bytes, limit_bytes: self.number("memory.swap.max")? }))
+    }
+
+    fn pids(&mut self, depth: Depth) -> Result<Option<Pids>> {
+        let Some(current) = self.number("pids.current")? else { return Ok(None) };
+        let limit = if depth >= Depth::Full { self.number("pids.max")? } else { None };
+        Ok(Some(Pids { current, limit }))
     }
 
     /// A file of one number; `max` is none.
@@ -214,14 +196,18 @@ impl Reader {
     }
 
     fn text(&mut self, name: &str) -> Result<Option<&str>> {
-        let index = FILES.iter().position(|file| *file == name);
-        let Some(Some(file)) = index.and_then(|i| self.files.get(i)) else { return Ok(None) };
-        match fs::read_from_start(file.as_fd(), &mut self.buffer, MAX_FILE_BYTES) {
+        let cgroup = self.cgroup;
+        let file = match fs::open_file_at(cgroup.as_fd(), name, fs::Access::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.context(|| format!("open {name} of {}", cgroup.path()))?,
+        };
+        self.found = true;
+        match fs::read_record(file.as_fd(), &mut self.buffer, BUFFER_BYTES, MAX_FILE_BYTES) {
             Ok(()) => Ok(std::str::from_utf8(&self.buffer).ok()),
             // PSI that was switched off at boot (psi=0) has its files, which cannot be read.
             Err(e) if crate::sys::errno_name(e.raw_os_error().unwrap_or(0)) == "EOPNOTSUPP" => Ok(None),
-            Err(e) if is_gone(&e) => Err(Error::not_found(format!("cgroup {} is gone", self.path))),
-            Err(e) => Err(e).context(|| format!("read {name} of {}", self.path)),
+            Err(e) if is_gone(&e) => Err(Error::not_found(format!("cgroup {} is gone", cgroup.path()))),
+            Err(e) => Err(e).context(|| format!("read {name} of {}", cgroup.path())),
         }
     }
 }

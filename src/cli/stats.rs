@@ -3,7 +3,7 @@
 use super::find::{self, Found, Target};
 use super::output::{self, Format};
 use super::{Session, units};
-use crate::cgroup::stats::{Pressure, Stats};
+use crate::cgroup::stats::{Depth, Pressure, Stats};
 use crate::engine::pod::State;
 use crate::engine::query::ContainerStatus;
 use crate::error::{Kind, Result};
@@ -62,9 +62,9 @@ impl Subject {
     fn read(&self) -> Result<Option<Stats>> {
         let engine = &self.found.engine;
         let read = match &self.container {
-            None => engine.pod_stats(&self.found.pod),
+            None => engine.pod_stats(&self.found.pod, Depth::Full),
             Some(container) => {
-                engine.container_status(&container.record.id).and_then(|now| engine.container_stats(&now))
+                engine.container_status(&container.record.id).and_then(|now| engine.container_stats(&now, Depth::Full))
             }
         };
         match read {

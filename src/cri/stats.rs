@@ -1,7 +1,7 @@
 //! Statistics of containers and pods. A number that the host does not have is absent, never zero.
 
 use super::{Cri, answer, convert};
-use crate::cgroup::stats::{Memory, Pressure, Stall, Stats};
+use crate::cgroup::stats::{Depth, Memory, Pressure, Stall, Stats};
 use crate::criapi::{
     ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
     LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxStats, PodSandboxStatsFilter,
@@ -135,7 +135,7 @@ impl Cri {
     /// # Errors
     /// As [`crate::engine::Engine::container_stats`].
     fn stats_of(&self, container: &ContainerStatus) -> Result<ContainerStats> {
-        let stats = self.engine.container_stats(container)?;
+        let stats = self.engine.container_stats(container, Depth::Container)?;
         let timestamp = self.engine.now_ns();
         let used = self.engine.layer_of(container);
         let mountpoint = self.engine.paths().root.display().to_string();
@@ -178,7 +178,7 @@ impl Cri {
 
     /// One reading. Blocks.
     fn pod_stats_of(&self, pod: &PodStatus) -> Result<PodSandboxStats> {
-        let stats = self.engine.pod_stats(pod)?;
+        let stats = self.engine.pod_stats(pod, Depth::Pod)?;
         let timestamp = self.engine.now_ns();
         let containers = self.engine.containers_of(&pod.record.id);
         let running = containers.iter().filter(|c| c.state == State::Running);
@@ -197,9 +197,9 @@ impl Cri {
     /// Every ready pod with its reading and those of its containers, for metrics. Blocks.
     pub(super) fn readings(&self) -> Vec<Reading> {
         let read = |pod: PodStatus| {
-            let stats = self.engine.pod_stats(&pod).ok()?;
+            let stats = self.engine.pod_stats(&pod, Depth::Full).ok()?;
             let containers = self.engine.containers_of(&pod.record.id).into_iter();
-            let read = |c: ContainerStatus| match self.engine.container_stats(&c) {
+            let read = |c: ContainerStatus| match self.engine.container_stats(&c, Depth::Full) {
                 Err(e) if e.kind() == Kind::FailedPrecondition => None, // it does not run
                 other => Some((c, other.ok()?)),
             };

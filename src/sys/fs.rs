@@ -109,6 +109,26 @@ pub fn read_from_start(file: BorrowedFd<'_>, bytes: &mut Vec<u8>, max_bytes: usi
     }
 }
 
+/// As [`read_from_start`] for a file that the kernel makes as one record (seq_file with a single show: those of cgroups with
+/// numbers): a read that does not fill `step_bytes` has all of it, and is not followed by one that says so.
+///
+/// # Errors
+/// As [`read_from_start`].
+pub fn read_record(file: BorrowedFd<'_>, bytes: &mut Vec<u8>, step_bytes: usize, max_bytes: usize) -> io::Result<()> {
+    bytes.resize(step_bytes, 0);
+    let n = loop {
+        match rustix::io::pread(file, &mut *bytes, 0) {
+            Err(rustix::io::Errno::INTR) => {}
+            done => break done?,
+        }
+    };
+    if n < step_bytes {
+        bytes.truncate(n);
+        return Ok(());
+    }
+    read_from_start(file, bytes, max_bytes)
+}
+
 /// Writes `bytes` to an existing file in `dir` with one write(2), as kernel files want it.
 ///
 /// # Errors
