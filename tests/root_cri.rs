@@ -569,6 +569,33 @@ async fn a_killed_daemon_is_followed_by_one_that_knows_everything() {
     node.assert_clean().await;
 }
 
+/// Soft and hard limit of a line of /proc/PID/limits.
+fn limit(pid: &str, name: &str) -> [String; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("read");
+    let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a line of it");
+    let mut words = line.split_whitespace().map(str::to_owned);
+    [words.next().expect("soft"), words.next().expect("hard")]
+}
+
+#[tokio::test]
+async fn a_containers_limits_are_its_own_and_not_those_that_its_daemon_was_started_with() {
+    use podwright::sys::rlimit::{Resource, highest, setrlimit};
+    let files = Resource::from_name("RLIMIT_NOFILE").expect("known");
+    let (most, given) = (highest(files, u64::MAX).expect("ask"), highest(files, 1 << 20).expect("ask"));
+    // Of this process, and so of a daemon that it starts, as a shell or a unit has it.
+    setrlimit(files, 4096, most).expect("lower the soft limit");
+    let mut node = Node::new().await;
+    assert_eq!(limit(&node.pid().to_string(), "Max open files"), [4096, most].map(|n| n.to_string()));
+    let (pod, id) = node.pod_with("p", "sleep 1000").await;
+    let pid = pid_of(&mut node, &id).await;
+    assert_eq!(limit(&pid, "Max open files"), [given, given].map(|n| n.to_string()));
+    let exec = node.exec(&id, &["sh", "-c", "ulimit -n"], 10).await.expect("exec");
+    assert_eq!(String::from_utf8_lossy(&exec.stdout).trim(), given.to_string(), "an exec has them too");
+    assert_eq!(limit(&pid, "Max core file size")[0], limit(&pid, "Max core file size")[1]);
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
 #[tokio::test]
 async fn a_second_daemon_on_the_same_state_is_refused() {
     let mut node = Node::new().await;

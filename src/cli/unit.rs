@@ -39,7 +39,7 @@ TimeoutStopSec=30
 TimeoutStartSec=infinity
 # The last to go when memory runs out: without it nothing is restarted. Containers have their own.
 OOMScoreAdjust=-999
-# A pod takes some descriptors and a task or two of the daemon. Containers inherit the limits that they are not given.
+# A pod takes some descriptors and a task or two of the daemon. Containers have their own limits.
 LimitNOFILE=1048576
 LimitNPROC=infinity
 LimitCORE=infinity

@@ -15,6 +15,7 @@ use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability};
 use crate::state::spec::SpecText;
 use crate::sys;
+use crate::sys::rlimit::{self, Resource};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -129,8 +130,20 @@ pub fn host_facts(
             SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
             _ => None,
         },
+        rlimits: rlimits()?,
         lacking: !sys::capability::permitted().context(|| "read podwright's own capabilities")?,
     })
+}
+
+/// A default of ours is no reason to refuse a container: it gets what there is.
+fn rlimits() -> Result<Vec<(&'static str, u64)>> {
+    let highest = |(name, wanted): (&'static str, u64)| {
+        let resource = Resource::from_name(&format!("RLIMIT_{name}"));
+        let resource = resource.ok_or_else(|| Error::internal(format!("{name} is no resource")))?;
+        let given = rlimit::highest(resource, wanted).context(|| format!("read podwright's own limit {name}"))?;
+        Ok((name, given))
+    };
+    oci::RLIMITS.into_iter().map(highest).collect()
 }
 
 fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {

@@ -86,6 +86,11 @@ const MAX_STRINGS_BYTES: usize = 2 << 20;
 /// The most mounts a container may ask for.
 const MAX_MOUNTS: usize = 4096;
 
+/// Limits (setrlimit(2)) of processes that were asked for none, soft and hard alike: names without `RLIMIT_`. Explicit, so that a container
+/// has the same by whatever its daemon was started. Files as CRI-O's unit has it (contrib/systemd/crio.service) and containerd's had
+/// until 2.0, whose 1024 distributions took back where pods broke; the two others are unlimited in both units, for cgroups limit them.
+pub const RLIMITS: [(&str, u64); 3] = [("NOFILE", 1 << 20), ("NPROC", u64::MAX), ("CORE", u64::MAX)];
+
 /// What the host adds to a container: all that is not in the two configs and the image.
 #[derive(Debug, Clone, Default)]
 pub struct HostFacts {
@@ -101,6 +106,8 @@ pub struct HostFacts {
     pub seccomp: Option<Value>,
     /// Bits of the capabilities that podwright does not have itself and so cannot give, in a container of an outer runtime.
     pub lacking: u64,
+    /// [`RLIMITS`], as far as this host can give them.
+    pub rlimits: Vec<(&'static str, u64)>,
 }
 
 /// The OCI runtime spec of a container.
@@ -132,9 +139,10 @@ pub fn spec(
     }
     let security = &container.security;
     let caps: Vec<String> = capabilities(container, host.lacking)?.iter().map(|c| format!("CAP_{c}")).collect();
-    let rlimits: Vec<Value> = security
-        .rlimits
-        .iter()
+    let asked = |name: &str| security.rlimits.iter().any(|(of, _, _)| of == name);
+    let defaults = host.rlimits.iter().filter(|(name, _)| !asked(name)).map(|(name, limit)| (*name, limit, limit));
+    let rlimits: Vec<Value> = defaults
+        .chain(security.rlimits.iter().map(|(name, soft, hard)| (name.as_str(), soft, hard)))
         .map(|(name, soft, hard)| json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard}))
         .collect();
     let cwd =

@@ -10,6 +10,9 @@ pub fn bit(name: &str) -> Option<u64> {
 /// CAP_SYS_ADMIN's bit: what loading a seccomp filter without no_new_privs takes, seccomp(2).
 pub const SYS_ADMIN: u64 = 1 << 21;
 
+/// CAP_SYS_RESOURCE's bit: what raising a hard limit takes, setrlimit(2).
+pub const SYS_RESOURCE: u64 = 1 << 24;
+
 /// What this process may make effective: its permitted set, capget(2).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! `setrlimit(resource, limit)`, setrlimit(2), by the numbers of asm-generic/resource.h.
+//! `setrlimit(resource, limit)` and `getrlimit(resource)`, setrlimit(2), by the numbers of asm-generic/resource.h.
 
 use std::io;
 
@@ -53,9 +53,42 @@ pub fn setrlimit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The highest hard limit, up to `wanted`, that this process can give a child: its own, and with CAP_SYS_RESOURCE any, for NOFILE up to
+/// fs.nr_open (proc_sys_fs(5)).
+///
+/// # Errors
+/// Those of capget(2) and getrlimit(2).
+pub fn highest(resource: Resource, wanted: u64) -> io::Result<u64> {
+    let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `own` outlives the call, which writes it; no new limit is given. pid 0 is the caller.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, libc::c_uint::from(resource.0), std::ptr::null::<u8>(), &raw mut own)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if own.rlim_max >= wanted || super::capability::permitted()? & super::capability::SYS_RESOURCE == 0 {
+        return Ok(wanted.min(own.rlim_max));
+    }
+    let open = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    Ok(match (resource.name().as_str(), open) {
+        ("RLIMIT_NOFILE", Some(open)) => wanted.min(open),
+        _ => wanted,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_given_than_can_be() {
+        let nofile = Resource::from_name("RLIMIT_NOFILE").expect("known");
+        assert_eq!(highest(nofile, 3).expect("ask"), 3);
+        let most = highest(nofile, u64::MAX).expect("ask");
+        let open: u64 = std::fs::read_to_string("/proc/sys/fs/nr_open").expect("read").trim().parse().expect("number");
+        assert!(most <= open, "{most} of {open}");
+    }
 
     #[test]
     fn names_have_the_kernels_numbers() {
