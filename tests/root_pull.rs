@@ -524,6 +524,102 @@ async fn mirrors_are_asked_in_order_and_the_registry_itself_last() {
     place.refuses("r.example/t/none:1", Kind::NotFound, &words).await;
 }
 
+/// A mirror that is right but for what it gives for one path.
+fn mirror(content: &Content, path: &str, wrong: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Registry {
+    let (content, path) = (content.clone(), path.to_owned());
+    Registry::start(move |seen| if seen.bare() == path { wrong(seen) } else { content.reply(seen) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_a_mirror_gives_wrongly_comes_from_the_next_and_the_mirror_is_named() {
+    let made = Made::new("", &[large(1, 300_000), layer("b", "2")]);
+    let content = Content::of(&[("t/a:1", &made)]);
+    let path = format!("/v2/t/a/blobs/{}", made.layers[0].digest);
+    let blob = made.layers[0].blob.clone();
+    let size = blob.len();
+    let mut flipped = blob.clone();
+    flipped[size / 2] ^= 1;
+    let mut other = large(2, 300_000).blob;
+    other.resize(size, 0);
+    let whole = |bytes: Vec<u8>| Body::Whole(bytes);
+    let stories: Vec<(&str, Body, &str)> = vec![
+        ("a flipped bit", whole(flipped.clone()), "has the digest"),
+        ("another blob", whole(other), "has the digest"),
+        ("zeros", whole(vec![0; size]), "has the digest"),
+        ("a shorter one", whole(blob[..size - 1].to_vec()), "the manifest says"),
+        ("an endless one", Body::Endless, "does not end after"),
+        ("one that breaks off", Body::Cut(blob[..1000].to_vec(), size), "made nothing of it"),
+    ];
+    let all = stories.into_iter().map(|(what, body, words)| {
+        let (content, path) = (content.clone(), path.clone());
+        async move {
+            let wrong = mirror(&content, &path, move |_| Reply { status: 200, headers: vec![], body: body.clone() });
+            let good = Registry::of(content.clone());
+            let place = Place::new();
+            let hosts = |server: &Registry| {
+                place.hosts("r.example", &format!("server = \"{}\"\n[host.\"{}\"]\n", server.url(), wrong.url()))
+            };
+            hosts(&good);
+            place.pull("r.example/t/a:1").await.unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(place.file("r.example/t/a:1", "b"), "2", "{what}");
+            assert_eq!(good.blobs_seen(), [path.as_str()], "{what}: nothing else is asked of the next");
+            assert_eq!(std::fs::read_dir(place.dir.path().join("root/images/tmp")).unwrap().count(), 0, "{what}");
+            // And when nobody has it, all are named.
+            if words != "made nothing of it" {
+                let place = Place::new();
+                let neither = mirror(&content, &path, |_| Reply::error(404, "BLOB_UNKNOWN", "blob unknown"));
+                let text = format!("server = \"{}\"\n[host.\"{}\"]\n", neither.url(), wrong.url());
+                place.hosts("r.example", &text);
+                let names = [format!("mirror {}: ", wrong.url()), format!("registry {}: ", neither.url())];
+                place.refuses("r.example/t/a:1", Kind::NotFound, &[words, &names[0], &names[1], "not found"]).await;
+            }
+        }
+    });
+    futures_of(all).await;
+}
+
+/// Runs them side by side.
+async fn futures_of(all: impl Iterator<Item = impl Future<Output = ()> + Send + 'static>) {
+    let tasks: Vec<_> = all.map(tokio::spawn).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_mirrors_that_gave_a_wrong_layer_together_each_has_to_give_all_of_it() {
+    let made = Made::new("", &[large(1, 300_000)]);
+    let content = Content::of(&[("t/a:1", &made)]);
+    let path = format!("/v2/t/a/blobs/{}", made.layers[0].digest);
+    let size = made.layers[0].blob.len();
+    let first =
+        mirror(&content, &path, move |_| Reply { status: 200, headers: vec![], body: Body::Cut(vec![7; 5000], size) });
+    let second = Registry::of(content.clone());
+    let server = Registry::of(content);
+    let place = Place::new();
+    let text = format!("server = \"{}\"\n[host.\"{}\"]\n[host.\"{}\"]\n", server.url(), first.url(), second.url());
+    place.hosts("r.example", &text);
+    place.pull("r.example/t/a:1").await.unwrap();
+    let ranges: Vec<String> =
+        second.seen().iter().filter(|seen| seen.bare() == path).map(|seen| seen.header("range").to_owned()).collect();
+    assert_eq!(ranges, ["bytes=5000-", ""]);
+    assert_eq!(server.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_damaged_in_the_image_itself_is_asked_of_no_other_mirror() {
+    let mut blob = large(1, 200_000).blob;
+    let middle = blob.len() / 2;
+    blob[middle..middle + 100].fill(0xff);
+    let made = Made::new("", &[Layer::new(&Tar::new().finish(), blob)]);
+    let content = Content::of(&[("t/a:1", &made)]);
+    let (first, server) = (Registry::of(content.clone()), Registry::of(content));
+    let place = Place::new();
+    place.hosts("r.example", &format!("server = \"{}\"\n[host.\"{}\"]\n", server.url(), first.url()));
+    place.refuses("r.example/t/a:1", Kind::InvalidArgument, &["layer"]).await;
+    assert_eq!((first.blobs_seen().len(), server.seen().len()), (2, 0), "config and layer, once");
+}
+
 #[tokio::test]
 async fn a_registry_that_nobody_is_at_is_told_with_its_address() {
     let place = Place::new();

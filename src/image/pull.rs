@@ -12,6 +12,7 @@
 use super::found::{self, Found, Search, Source, Unpack, What, unsuitable};
 use super::oci::{Descriptor, Platform};
 use super::reference::Reference;
+use super::registry::blob::Doubts;
 use super::registry::client::{Client, cancelled};
 use super::registry::credentials::{AuthFile, Secret, registry_name};
 use super::registry::failure::{Failure, Why};
@@ -72,6 +73,9 @@ pub struct Given {
     pub registry: String,
     pub secret: Secret,
 }
+
+/// Says that a worker has failed, by being dropped.
+type Failed = watch::Receiver<()>;
 
 /// An image that is in the store now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,11 +339,17 @@ impl Network<'_> {
     }
 
     /// Writes a layer's blob into the pipe that its worker reads.
-    fn fetch(&self, digest: &Digest, size: u64, pipe: PipeWriter, failed: watch::Receiver<()>) -> Result<(), Failure> {
+    fn fetch(
+        &self,
+        blob: (&Digest, u64),
+        doubts: &mut Doubts,
+        pipe: PipeWriter,
+        failed: Failed,
+    ) -> Result<(), Failure> {
         let work = async {
             let sink = pipe::Sender::from_owned_fd(OwnedFd::from(pipe));
             let mut sink = sink.context(|| "watch a pipe")?;
-            self.client.blob(digest, size, &mut sink).await
+            self.client.blob(blob.0, blob.1, &mut sink, doubts).await
         };
         let (mut unwanted, mut abandoned, mut failed) = (self.unwanted.clone(), self.abandoned.clone(), failed);
         self.runtime.block_on(async {
@@ -351,6 +361,34 @@ impl Network<'_> {
                 done = work => done,
             }
         })
+    }
+
+    /// Has a worker unpack what endpoints give for a blob; `None` when that was something else, and more endpoints can be asked.
+    fn unpack_once(&self, blob: (&Digest, u64), doubts: &mut Doubts, unpack: Unpack<'_>) -> Result<Option<Unpacked>> {
+        let (read, write) = std::io::pipe().context(|| "make a pipe")?;
+        let _ = sys::pipe::set_size(write.as_fd(), PIPE); // a smaller one is only slower
+        let (failing, failed) = watch::channel(());
+        let (fetched, unpacked) = std::thread::scope(|scope| {
+            let fetch = scope.spawn(|| self.fetch(blob, doubts, write, failed));
+            let unpacked = unpack(Blob::Pipe { pipe: read.into(), len: Some(blob.1) });
+            // A worker that has failed takes no more. If it is the bytes that are wrong, the rest tells whose fault that is: the image's if they
+            // have its digest, else that of who gave them.
+            let wrong = |e: &Error| e.kind() == Kind::InvalidArgument;
+            let failing = Some(failing).filter(|_| unpacked.as_ref().map_or_else(wrong, |_| true));
+            let fetched = fetch.join();
+            drop(failing);
+            (fetched, unpacked)
+        });
+        match (fetched, unpacked) {
+            (Err(_), _) => Err(Error::internal("the thread of a layer panicked")),
+            (Ok(Err(failure)), Err(e)) if failure.why == Why::Unwanted => Err(e),
+            (Ok(Err(failure)), _) if failure.why == Why::Corrupt => {
+                tracing::warn!("{}; another endpoint is asked for it", failure.error);
+                Ok(None)
+            }
+            (Ok(Err(failure)), _) => Err(failure.error),
+            (Ok(Ok(())), unpacked) => unpacked.map(Some),
+        }
     }
 }
 
@@ -377,24 +415,12 @@ impl Source for Network<'_> {
         let (Some(digest), Some(size)) = (&expected.blob, expected.bytes) else {
             return Err(Error::internal("a layer of a registry without a digest"));
         };
-        let (read, write) = std::io::pipe().context(|| "make a pipe")?;
-        let _ = sys::pipe::set_size(write.as_fd(), PIPE); // a smaller one is only slower
-        let (failing, failed) = watch::channel(());
-        let (fetched, unpacked) = std::thread::scope(|scope| {
-            let fetch = scope.spawn(|| self.fetch(digest, size, write, failed));
-            let unpacked = unpack(Blob::Pipe { pipe: read.into(), len: Some(size) });
-            // A worker that has failed takes no more; one that has not has read to the end.
-            let failing = Some(failing).filter(|_| unpacked.is_ok());
-            let fetched = fetch.join();
-            drop(failing);
-            (fetched, unpacked)
-        });
-        match (fetched, unpacked) {
-            (Err(_), _) => Err(Error::internal("the thread of a layer panicked")),
-            // The worker says more about what it did not want to read.
-            (Ok(Err(failure)), Err(e)) if failure.why == Why::Unwanted => Err(e),
-            (Ok(Err(failure)), _) => Err(failure.error),
-            (Ok(Ok(())), unpacked) => unpacked,
+        let mut doubts = Doubts::default();
+        loop {
+            // Each time that it is not, `doubts` has less endpoints left.
+            if let Some(unpacked) = self.unpack_once((digest, size), &mut doubts, unpack)? {
+                return Ok(unpacked);
+            }
         }
     }
 

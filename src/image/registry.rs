@@ -7,10 +7,12 @@
 //! * [`tls`], [`proxy`], [`transport`]  connections
 //! * [`authorize`]   answers to challenges: passwords and tokens
 //! * [`client`]      one repository: manifests and blobs, with mirrors, retries and resumption
+//! * [`blob`]        a layer's blob, resumed and begun anew
 //!
 //! Only this is async in [`crate::image`]. What becomes of the bytes is [`super::pull`]'s.
 
 pub mod authorize;
+pub mod blob;
 pub mod challenge;
 pub mod client;
 pub mod credentials;

@@ -8,7 +8,7 @@
 //! | 408, 429, 5xx                             | again after `Retry-After`, or a pause that doubles                     |
 //! | it breaks off, or stops coming            | again, a blob from where it broke (`Range`)                            |
 //! | a redirect                                | followed; to another origin without credentials, headers, certificate  |
-//! | another digest, more bytes than announced | refused; a document is asked of the next endpoint                      |
+//! | another digest, more bytes than announced | refused; the next endpoint, for a blob from its beginning ([`super::blob`]) |
 //!
 //! Nothing is believed that has no digest but what a tag is, which is why only endpoints that may `resolve` are asked that.
 
@@ -28,7 +28,6 @@ use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Redirects of one request, at most.
 const MAX_REDIRECTS: u32 = 5;
@@ -71,7 +70,9 @@ pub struct Client<'a> {
 
 /// An endpoint, and what this client has learned of it.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
+    /// Among those of its client.
+    pub(super) number: usize,
     endpoint: Endpoint,
     route: Route,
     secret: Option<Secret>,
@@ -91,7 +92,7 @@ pub struct Tagged {
 }
 
 impl Place {
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         format!("{} {}", if self.endpoint.mirror { "mirror" } else { "registry" }, self.endpoint.base.origin)
     }
 }
@@ -105,7 +106,8 @@ impl<'a> Client<'a> {
         endpoints: Vec<Endpoint>,
         secret: impl Fn(&Endpoint) -> Option<Secret>,
     ) -> Client<'a> {
-        let place = |endpoint: Endpoint| Place {
+        let place = |(number, endpoint): (usize, Endpoint)| Place {
+            number,
             route: Route {
                 origin: endpoint.base.origin.clone(),
                 tls: endpoint.tls.clone(),
@@ -122,7 +124,7 @@ impl<'a> Client<'a> {
             registry: host.to_owned(),
             path: path.to_owned(),
             scope: if path.is_empty() { String::new() } else { format!("repository:{path}:pull") },
-            places: endpoints.into_iter().map(place).collect(),
+            places: endpoints.into_iter().enumerate().map(place).collect(),
         }
     }
 
@@ -183,73 +185,30 @@ impl<'a> Client<'a> {
         .await
     }
 
-    /// Writes a blob into `sink`, as it comes: nobody may take it for the blob until this has returned its digest, which is compared.
-    ///
-    /// # Errors
-    /// As [`Client::manifest`]; `Unavailable` when it broke off too often.
-    pub async fn blob(&self, digest: &Digest, size: u64, sink: &mut (impl AsyncWrite + Unpin)) -> Result<(), Failure> {
-        let (done, mut hash) = (Cell::new(0), Sha256::new());
-        let path = format!("blobs/{digest}");
-        self.attempt(false, &done, async |place: &Place| {
-            if done.get() == size {
-                return Ok(()); // it broke off behind its last byte
-            }
-            let mut headers = HeaderMap::new();
-            if done.get() > 0 {
-                let range = HeaderValue::try_from(format!("bytes={}-", done.get()));
-                headers.insert(header::RANGE, range.map_err(|e| Error::internal(e.to_string()))?);
-            }
-            let mut answer = self.request(place, &Method::GET, &path, &headers).await?;
-            let mut skip = missed(&answer, done.get(), size)?;
-            while let Some(chunk) = answer.chunk().await? {
-                let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
-                skip -= passed as u64;
-                let new = &chunk[passed..];
-                if new.len() as u64 > size - done.get() {
-                    return Err(Failure::new(Why::Wrong, format!("{digest} does not end after its {size} bytes")));
-                }
-                hash.update(new);
-                sink.write_all(new).await.map_err(|e| Failure::new(Why::Unwanted, format!("pass on {digest}: {e}")))?;
-                done.set(done.get() + new.len() as u64);
-            }
-            match done.get() == size {
-                true => Ok(()),
-                false => Err(Failure::new(
-                    Why::Broken,
-                    format!("{digest} ends after {} of {size} bytes: it is truncated", done.get()),
-                )),
-            }
-        })
-        .await?;
-        let is = Digest::from_sha256(&hash.finalize().into());
-        match is == *digest {
-            true => Ok(()),
-            false => {
-                Err(Failure::new(Why::Wrong, format!("what {} gives for {digest} has the digest {is}", self.registry)))
-            }
-        }
-    }
-
     async fn any<T>(
         &self,
         tag: bool,
         progress: &Cell<u64>,
         ask: impl AsyncFnMut(&Place) -> Result<T, Failure>,
     ) -> Result<T> {
-        self.attempt(tag, progress, ask).await.map_err(|failure| failure.error)
+        self.attempt(&self.able(tag), progress, ask).await.map_err(|failure| failure.error)
+    }
+
+    /// The endpoints that may say what a tag is, or give what has a digest. Those that could not be reached before come last.
+    pub(super) fn able(&self, tag: bool) -> Vec<&Place> {
+        let able = |place: &&Place| if tag { place.endpoint.resolve } else { place.endpoint.pull };
+        let mut places: Vec<&Place> = self.places.iter().filter(able).collect();
+        places.sort_by_key(|place| place.down.load(Ordering::Relaxed));
+        places
     }
 
     /// Asks one endpoint after the other, each as often as the table above says.
-    async fn attempt<T>(
+    pub(super) async fn attempt<T>(
         &self,
-        tag: bool,
+        places: &[&Place],
         progress: &Cell<u64>,
         mut ask: impl AsyncFnMut(&Place) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let able = |place: &&Place| if tag { place.endpoint.resolve } else { place.endpoint.pull };
-        let mut places: Vec<&Place> = self.places.iter().filter(able).collect();
-        // Those that could not be reached before come last.
-        places.sort_by_key(|place| place.down.load(Ordering::Relaxed));
         let (mut failures, mut requests): (Vec<Failure>, u32) = (Vec::new(), 0);
         for (n, place) in places.iter().enumerate() {
             let known_plain = self.places.iter().any(|other| other.not_tls.load(Ordering::Relaxed));
@@ -280,6 +239,7 @@ impl<'a> Client<'a> {
             };
             match failure.why {
                 Why::Unwanted => return Err(failure),
+                Why::Corrupt => return Err(failure.context(place.describe())),
                 Why::Unreachable => place.down.store(true, Ordering::Relaxed),
                 Why::NotTls => place.not_tls.store(true, Ordering::Relaxed),
                 _ => {}
@@ -294,7 +254,7 @@ impl<'a> Client<'a> {
     }
 
     /// One failure of those of all endpoints: the registry's own decides what it is, for it is the last.
-    fn summary(&self, mut failures: Vec<Failure>) -> Failure {
+    pub(super) fn summary(&self, mut failures: Vec<Failure>) -> Failure {
         let Some(last) = failures.pop() else {
             return Failure::new(
                 Why::Wrong,
@@ -309,7 +269,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request below the repository, and answers challenges; the answer is a good one.
-    async fn request(
+    pub(super) async fn request(
         &self,
         place: &Place,
         method: &Method,
@@ -468,28 +428,6 @@ fn jittered(pause: Duration) -> Duration {
 fn retry_after(text: &str) -> Option<Duration> {
     let date = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
     text.parse().ok().map(Duration::from_secs).or_else(date)
-}
-
-/// How much of an answer was had before: a server may not know `Range`, and begin anew.
-fn missed(answer: &Answer<'_>, done: u64, size: u64) -> Result<u64, Failure> {
-    let wrong = |message: String| Err(Failure::new(Why::Wrong, message));
-    let (from, skip) = match answer.status {
-        206 => {
-            let range = answer.header(header::CONTENT_RANGE);
-            let start = range.strip_prefix("bytes ").and_then(|r| r.split_once('-')).map(|(start, _)| start);
-            if start.and_then(|start| start.parse().ok()) != Some(done) {
-                return wrong(format!("it was asked for what follows byte {done}, and gives {range:?}"));
-            }
-            (done, 0)
-        }
-        _ => (0, done),
-    };
-    match answer.length() {
-        Some(length) if length != size - from => {
-            wrong(format!("it has {} bytes, the manifest says {size}", from.saturating_add(length)))
-        }
-        _ => Ok(skip),
-    }
 }
 
 /// The whole of a document, of `size` bytes if that is known.

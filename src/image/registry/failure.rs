@@ -20,6 +20,8 @@ pub enum Why {
     Broken,
     /// The answer is wrong, and asking again would not change it.
     Wrong,
+    /// What has come is not what was asked for, and part of it was passed on.
+    Corrupt,
     /// Nobody takes the answer any more.
     Unwanted,
 }
@@ -37,7 +39,7 @@ impl Failure {
             Why::Unreachable | Why::NotTls | Why::Busy(_) | Why::Broken => Kind::Unavailable,
             Why::Denied => Kind::FailedPrecondition,
             Why::Missing => Kind::NotFound,
-            Why::Wrong | Why::Unwanted => Kind::InvalidArgument,
+            Why::Wrong | Why::Corrupt | Why::Unwanted => Kind::InvalidArgument,
         };
         Failure { why, error: Error::new(kind, message) }
     }

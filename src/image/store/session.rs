@@ -132,7 +132,8 @@ impl Session<'_> {
         self.store.program()
     }
 
-    /// Has a layer in the store and keeps it there for this session: finds it, or lets `give` give its blob to a worker, which unpacks it.
+    /// Has a layer in the store and keeps it there for this session: finds it, or lets `give` give its blob to a worker, which unpacks it; given
+    /// another one, a worker begins anew.
     /// Blocks; called from several threads for different layers.
     ///
     /// # Errors
@@ -168,9 +169,15 @@ impl Session<'_> {
     ) -> Result<LayerRecord> {
         let dir = self.scratch(expected.diff_id.hex())?;
         let fs = dir.join("fs");
-        std::fs::DirBuilder::new().mode(0o755).create(&fs).context(|| format!("mkdir {}", fs.display()))?;
         let mut read = |bytes| progress.layer(&expected.diff_id, Event::Read { bytes });
-        let done = give(&mut |blob| spawn::layer(self.store.program(), blob, &fs, &self.lock, &mut read))?;
+        let done = give(&mut |blob| {
+            // What was given before turned out to be another blob.
+            if fs.exists() {
+                std::fs::remove_dir_all(&fs).context(|| format!("remove {}", fs.display()))?;
+            }
+            std::fs::DirBuilder::new().mode(0o755).create(&fs).context(|| format!("mkdir {}", fs.display()))?;
+            spawn::layer(self.store.program(), blob, &fs, &self.lock, &mut read)
+        })?;
         fault::point("image.import.unpacked");
         if let Some(wanted) = expected.blob.as_ref().filter(|wanted| **wanted != done.blob) {
             return Err(Error::invalid(format!("its blob's digest is {}, the manifest says {wanted}", done.blob)));
