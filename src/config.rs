@@ -55,6 +55,8 @@ enum Shape {
     },
     /// Nothing, an IP address and port, or a unix socket's absolute path.
     Listen,
+    /// A host with an optional port, as image names start with one; what reads those checks the rest.
+    Registry,
     /// Not honoured by this version, so only its default (if it is decided) is accepted.
     Later,
 }
@@ -132,7 +134,12 @@ pub const KEYS: &[Key] = &[
     Key::later("cri.stream_address", "127.0.0.1:0"),
     Key::later("cri.stream_tls_cert", ""),
     Key::later("cri.stream_tls_key", ""),
-    Key::later("image.default_registry", "docker.io"),
+    Key::new(
+        "image.default_registry",
+        "docker.io",
+        Shape::Registry,
+        "what `nginx` is of; a mirror of docker.io belongs into hosts.toml instead",
+    ),
     Key::new(
         "image.hosts_dir",
         "/etc/podwright/certs.d",
@@ -488,6 +495,8 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
     match key.shape {
         Shape::Directory => check_directory(value),
         Shape::Cgroup => check_cgroup(value),
+        Shape::Registry if !value.is_empty() && !value.contains(['/', '@', ' ']) => Ok(()),
+        Shape::Registry => Err("must be a registry like docker.io or registry.example:5000".into()),
         Shape::Listen if value.is_empty() || value.parse::<SocketAddr>().is_ok() => Ok(()),
         Shape::Listen if value.starts_with('/') => check_directory(value),
         Shape::Listen => Err("must be an IP address and port, or a unix socket's absolute path".into()),

@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -695,7 +695,7 @@ async fn a_pull_goes_on_for_as_long_as_one_of_those_who_asked_waits() {
     let made = Made::new("", &[large(1, 100_000)]);
     let content = Content::of(&[("t/a:1", &made)]);
     let (release, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = Mutex::new(held);
     let registry = Registry::start(move |seen| {
         if seen.is_blob() {
             let _ = held.lock().unwrap().recv_timeout(PATIENCE); // closed is as good as a word
@@ -769,6 +769,56 @@ fn podwright(machine: &Machine, args: &[&str]) -> std::process::Command {
     command.env("PODWRIGHT_CONFIG", machine.dir("etc").join("config.toml"));
     command.env_remove("DOCKER_CONFIG").env("HOME", machine.dir("home"));
     command
+}
+
+/// A podwright of its own with these lines in the `[image]` of its settings.
+fn machine_with(lines: &str) -> Machine {
+    let machine = machine();
+    let path = machine.dir("etc").join("config.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    fixtures::put(path, text + lines);
+    machine
+}
+
+#[test]
+fn the_settings_of_pulls_are_honoured() {
+    // How many layers are asked for at once: each waits for as many as there should be.
+    let layers: Vec<Layer> = (0..6).map(|n| layer(&format!("f{n}"), &n.to_string())).collect();
+    let made = Made::new("", &layers);
+    for parallel in [1, 3] {
+        let content = Content::of(&[("team/a:latest", &made)]);
+        let config = format!("/v2/team/a/blobs/{}", made.id());
+        let (now, most) = (Arc::new((Mutex::new(0), Condvar::new())), Arc::new(AtomicUsize::new(0)));
+        let seen_most = Arc::clone(&most);
+        let registry = Registry::start(move |seen| {
+            if seen.is_blob() && seen.path != config {
+                let mut asked = now.0.lock().unwrap();
+                *asked += 1;
+                most.fetch_max(*asked, Ordering::Relaxed);
+                now.1.notify_all();
+                // A fourth would come by then.
+                asked =
+                    now.1.wait_timeout_while(asked, Duration::from_millis(300), |asked| *asked <= parallel).unwrap().0;
+                *asked -= 1;
+            }
+            content.reply(seen)
+        });
+        let machine =
+            machine_with(&format!("parallel_layers = {parallel}\ndefault_registry = \"{}\"\n", registry.address));
+        let pulled = Running::of(podwright(&machine, &["pull", "-q", "team/a"])).wait();
+        let name = format!("{}/team/a:latest", registry.address);
+        assert!(pulled.code(0).stdout.starts_with(&format!("{name} {}", made.id())), "{}", pulled.stdout);
+        assert_eq!(seen_most.load(Ordering::Relaxed), parallel);
+        Running::of(podwright(&machine, &["rmi", "team/a"])).wait().code(0);
+    }
+    let stalls = Registry::start(|_| Reply { status: 200, headers: vec![], body: Body::Stalled(Vec::new(), 100) });
+    let machine = machine_with("no_progress_timeout = \"100ms\"\n");
+    Running::of(podwright(&machine, &["pull", &stalls.image("a:1")])).wait().refused(&["nothing came for 0.1 s"]);
+    let machine = machine_with("default_registry = \"team\"\n");
+    Running::of(podwright(&machine, &["images"]))
+        .wait()
+        .refused(&["image.default_registry", "neither a dot nor a port"]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ mod version;
 
 use crate::config::{Config, Flags};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::reference;
 use crate::image::store::Store;
 use crate::state::paths::Paths;
 use clap::error::ErrorKind;
@@ -218,6 +219,7 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
 fn session(globals: &Globals) -> Result<Session> {
     let config = Config::load(&flags(globals)?, std::env::vars_os())?;
     logging::start(config.value("log.level"), config.value("log.format"));
+    reference::set_default_host(config.value("image.default_registry")).context(|| "image.default_registry")?;
     Ok(Session { config, format: globals.output })
 }
 

@@ -137,7 +137,7 @@ fn layout(archive: &Archive, index: &[u8], platform: &Platform) -> Result<Vec<Fo
     }
     let mut images: Vec<Found> = Vec::new();
     for (name, group) in groups {
-        let name = name.map(str::parse::<Reference>).transpose()?;
+        let name = name.map(Reference::of_docker).transpose()?;
         let Some(mut found) = Search::new(archive, platform).best(&group)? else {
             return Err(unsuitable(platform, &oci::platforms(&group)));
         };
@@ -177,7 +177,7 @@ fn docker_image(archive: &Archive, image: &oci::DockerImage, platform: &Platform
         let (ids, layers) = (config.diff_ids.len(), image.layers.len());
         return Err(Error::invalid(format!("config {} has {ids} diff ids, the image {layers} layers", image.config)));
     }
-    let names = image.repo_tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>>>()?;
+    let names = image.repo_tags.iter().map(|tag| Reference::of_docker(tag)).collect::<Result<Vec<Reference>>>()?;
     let layers = config.diff_ids.iter().zip(&image.layers).map(|(diff_id, path)| {
         let blob = path.strip_prefix("blobs/").and_then(|_| oci::digest_in_path(path));
         (Expected { diff_id: diff_id.clone(), blob, bytes: None }, path.clone())

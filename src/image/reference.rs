@@ -6,23 +6,25 @@
 //! component  = [a-z0-9]+ separated by one ".", one or two "_", or any number of "-"
 //! tag        = [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}
 //! ```
-//! The first part is a host if it has `.` or `:` or is `localhost`; otherwise the host is docker.io, and a single component stands in
-//! `library/` there. No tag and no digest means the tag `latest`. With both, the digest decides and the tag is kept for show.
+//! The first part is a host if it has `.` or `:` or is `localhost`; otherwise the host is docker.io, or what [`set_default_host`] said, and a
+//! single component stands in `library/` on docker.io. No tag and no digest means the tag `latest`. With both, the digest decides and the tag is
+//! kept for show.
 
 use crate::error::{Error, Result};
 use crate::id::Digest;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 /// Bytes of host and path together (distribution: `NameTotalLengthMax`).
 const MAX_NAME: usize = 255;
 /// Bytes of a tag (distribution: `TagRegexp`).
 const MAX_TAG: usize = 128;
-/// The registry of names that have no host.
-const DEFAULT_HOST: &str = "docker.io";
-/// Docker Hub's other spelling, which means the same.
+/// Docker Hub: the registry of names that have no host, unless somebody says another.
+const HUB: &str = "docker.io";
+/// Its other spelling, which means the same.
 const LEGACY_HOST: &str = "index.docker.io";
-/// Where docker.io keeps names of one component.
+/// Where it keeps names of one component.
 const OFFICIAL: &str = "library";
 
 /// A whole, normalised reference.
@@ -69,6 +71,46 @@ impl Reference {
     }
 }
 
+/// What names without a host mean in this process, if not docker.io. One for all of it: two parts of a program that read `nginx` differently
+/// would start other images than they pull.
+static DEFAULT_HOST: OnceLock<String> = OnceLock::new();
+
+/// Says which registry names without a host are of (`image.default_registry`); before any is read, and only once.
+///
+/// # Errors
+/// `InvalidArgument` for what is no host of a reference.
+pub fn set_default_host(host: &str) -> Result<()> {
+    let wrong = |why: String| Error::invalid(format!("{why}; write it as in image names: registry.example:5000"));
+    check_host(host).map_err(wrong)?;
+    if !is_host(host) {
+        return Err(wrong(format!("{host:?} has neither a dot nor a port, and is not localhost")));
+    }
+    let set = DEFAULT_HOST.get_or_init(|| host.to_owned());
+    match set == host {
+        true => Ok(()),
+        false => Err(Error::internal(format!("names without a host are of {set} already"))),
+    }
+}
+
+/// Whether the first part of a name is a host.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+impl Reference {
+    /// What docker writes without a host into its archives: docker.io is meant, whatever such a name means on this host.
+    ///
+    /// # Errors
+    /// As for any reference.
+    pub fn of_docker(text: &str) -> Result<Reference> {
+        parse(text, HUB).map_err(|why| refused(text, &why))
+    }
+}
+
+fn refused(text: &str, why: &str) -> Error {
+    Error::invalid(format!("image reference {}: {why}", shorten(text)))
+}
+
 /// Whether a text is an image's id, `sha256:` and 64 digits or these alone, and so of what is there and no name of what could be.
 pub fn is_id(text: &str) -> bool {
     is_hex64(text.strip_prefix("sha256:").unwrap_or(text))
@@ -93,7 +135,7 @@ impl FromStr for Reference {
     /// # Errors
     /// `InvalidArgument`, with the text and what is wrong with it.
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).map_err(|why| Error::invalid(format!("image reference {}: {why}", shorten(text))))
+        parse(text, DEFAULT_HOST.get().map_or(HUB, String::as_str)).map_err(|why| refused(text, &why))
     }
 }
 
@@ -106,7 +148,7 @@ fn shorten(text: &str) -> String {
     }
 }
 
-fn parse(text: &str) -> Result<Reference, String> {
+fn parse(text: &str, default_host: &str) -> Result<Reference, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
     }
@@ -119,9 +161,9 @@ fn parse(text: &str) -> Result<Reference, String> {
         Some((name, tag)) if !tag.contains('/') => (name, Some(check_tag(tag)?.to_owned())),
         _ => (rest, None),
     };
-    let (host, path) = split_host(name);
+    let (host, path) = split_host(name, default_host);
     check_host(host)?;
-    let path = if host == DEFAULT_HOST && !path.contains('/') { format!("{OFFICIAL}/{path}") } else { path.to_owned() };
+    let path = if host == HUB && !path.contains('/') { format!("{OFFICIAL}/{path}") } else { path.to_owned() };
     if host.len() + 1 + path.len() > MAX_NAME {
         return Err(format!("its name is longer than {MAX_NAME} bytes"));
     }
@@ -137,12 +179,10 @@ fn is_hex64(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn split_host(name: &str) -> (&str, &str) {
+fn split_host<'a>(name: &'a str, default_host: &'a str) -> (&'a str, &'a str) {
     match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
-            (if first == LEGACY_HOST { DEFAULT_HOST } else { first }, rest)
-        }
-        _ => (DEFAULT_HOST, name),
+        Some((first, rest)) if is_host(first) => (if first == LEGACY_HOST { HUB } else { first }, rest),
+        _ => (if default_host == LEGACY_HOST { HUB } else { default_host }, name),
     }
 }
 
@@ -259,6 +299,23 @@ mod tests {
         ] {
             let e = text.parse::<Reference>().expect_err(text).to_string();
             assert!(e.contains(why), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_of_the_registry_that_is_said_and_docker_means_its_own() {
+        for (text, whole) in [
+            ("nginx:1", "r.example:5000/nginx:1"),
+            ("team/a", "r.example:5000/team/a:latest"),
+            ("docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("localhost/a", "localhost/a:latest"),
+        ] {
+            assert_eq!(parse(text, "r.example:5000").expect(text).to_string(), whole);
+        }
+        assert_eq!(parse("nginx", LEGACY_HOST).expect("hub").to_string(), "docker.io/library/nginx:latest");
+        assert_eq!(Reference::of_docker("nginx").expect("hub").to_string(), "docker.io/library/nginx:latest");
+        for bad in ["registry", "", "r.example/team", "https://r.example", "-.example", "r.example:x"] {
+            assert!(set_default_host(bad).is_err(), "{bad}");
         }
     }
 
