@@ -65,7 +65,7 @@ impl Place {
 
     async fn pull_as(&self, name: &str, given: Option<Secret>) -> Result<Pulled, Error> {
         let given = given.map(|secret| Given { registry: String::new(), secret });
-        let request = Request { name: name.parse().unwrap(), platform: Platform::host(), given };
+        let request = Request { name: name.parse().unwrap(), platform: Platform::host(), given, secrets: vec![] };
         let pulled = self.puller.pull(&request, Arc::new(Silent)).await;
         self.puller.settled().await;
         pulled
@@ -624,7 +624,16 @@ async fn a_layer_that_is_damaged_in_the_image_itself_is_asked_of_no_other_mirror
 async fn a_registry_that_nobody_is_at_is_told_with_its_address() {
     let place = Place::new();
     place.refuses("127.0.0.1:1/t/a:1", Kind::Unavailable, &["registry https://127.0.0.1:1", "ECONNREFUSED"]).await;
-    place.refuses("nowhere.invalid/t/a:1", Kind::Unavailable, &["look up nowhere.invalid"]).await;
+    let e = place.pull("127.0.0.1:1/t/a:1").await.expect_err("nobody").to_string();
+    assert!(!e.contains("mirror"), "{e}");
+    // Elsewhere a mirror may help, and where it is said is said.
+    let file = place.dir.path().join("hosts/nowhere.invalid:5000/hosts.toml");
+    let lines = format!("[host.\"https://MIRROR\"] into {}", file.display());
+    let words = ["look up nowhere.invalid", "if a mirror of nowhere.invalid:5000 can be reached, write ", &lines];
+    place.refuses("nowhere.invalid:5000/t/a:1", Kind::Unavailable, &words).await;
+    place.hosts("nowhere.invalid:5000", "[host.\"http://127.0.0.1:1\"]\n");
+    let e = place.pull("nowhere.invalid:5000/t/a:1").await.expect_err("nobody").to_string();
+    assert!(e.contains("mirror http://127.0.0.1:1") && !e.contains("if a mirror"), "{e}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -663,7 +672,12 @@ async fn a_pull_that_is_cancelled_at_any_moment_leaves_nothing() {
     let content = Content::of(&[("t/a:1", &made)]);
     let registry = Registry::of(content);
     let place = Place::new();
-    let request = Request { name: registry.image("t/a:1").parse().unwrap(), platform: Platform::host(), given: None };
+    let request = Request {
+        name: registry.image("t/a:1").parse().unwrap(),
+        platform: Platform::host(),
+        given: None,
+        secrets: vec![],
+    };
     let start = Instant::now();
     place.puller.pull(&request, Arc::new(Silent)).await.unwrap();
     let whole = start.elapsed();
@@ -707,7 +721,8 @@ async fn a_pull_goes_on_for_as_long_as_one_of_those_who_asked_waits() {
     let ask = |place: &Arc<Place>| {
         let (place, name) = (Arc::clone(place), name.clone());
         tokio::spawn(async move {
-            let request = Request { name: name.parse().unwrap(), platform: Platform::host(), given: None };
+            let request =
+                Request { name: name.parse().unwrap(), platform: Platform::host(), given: None, secrets: vec![] };
             place.puller.pull(&request, Arc::new(Silent)).await
         })
     };
@@ -819,6 +834,113 @@ fn the_settings_of_pulls_are_honoured() {
     Running::of(podwright(&machine, &["images"]))
         .wait()
         .refused(&["image.default_registry", "neither a dot nor a port"]);
+}
+
+/// A directory with a credential helper, and the `PATH` that finds it.
+fn helper(machine: &Machine, name: &str, script: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = machine.dir("bin").join(format!("docker-credential-{name}"));
+    fixtures::put(&path, format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", machine.dir("bin").display(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn a_credential_helper_gives_passwords_and_tokens_and_is_asked_only_when_something_is_wanted() {
+    let content = Content::of(&[("t/a:1", &one())]);
+    for (who, answer) in [
+        ("Basic dXNlcjpzZWNyZXQ=", r#"{"ServerURL":"x","Username":"user","Secret":"secret"}"#),
+        ("identity", r#"{"Username":"<token>","Secret":"identity"}"#),
+    ] {
+        for kind in ["credHelpers", "credsStore"] {
+            let registry = with_tokens(content.clone(), 100, who);
+            let (machine, host) = (machine(), registry.address);
+            let asked = machine.dir("asked");
+            let script = format!(
+                "[ $1 = get ] && read server; echo \"$server\" > {}/server.$$; echo '{answer}'",
+                asked.display()
+            );
+            let path = helper(&machine, "tests", &script);
+            let value = match kind {
+                "credsStore" => serde_json::json!("tests"),
+                _ => serde_json::json!({ host.to_string(): "tests" }),
+            };
+            fixtures::put(machine.dir("etc").join("auth.json"), serde_json::json!({kind: value}).to_string());
+            let pull = |name: &str| {
+                let mut command = podwright(&machine, &["pull", "-q", name]);
+                command.env("PATH", &path);
+                Running::of(command).wait()
+            };
+            let open = Registry::of(content.clone());
+            pull(&open.image("t/a:1")).code(0);
+            assert_eq!(std::fs::read_dir(&asked).unwrap().count(), 0, "nobody wanted to see anything");
+            pull(&registry.image("t/a:1")).code(0);
+            let servers: Vec<PathBuf> = std::fs::read_dir(&asked).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(servers.len(), 1, "asked once for a pull");
+            assert_eq!(std::fs::read_to_string(&servers[0]).unwrap().trim(), host.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_credential_helper_that_is_wrong_is_told_and_cannot_be_any_program() {
+    let registry = with_tokens(Content::of(&[("t/a:1", &one())]), 3, "Basic dXNlcjpzZWNyZXQ=");
+    let name = registry.image("t/a:1");
+    let pull = |helper_name: &str, script: &str| {
+        let machine = machine();
+        let path = helper(&machine, "tests", script);
+        let file = serde_json::json!({"credsStore": helper_name});
+        fixtures::put(machine.dir("etc").join("auth.json"), file.to_string());
+        let mut command = podwright(&machine, &["pull", "-q", &name]);
+        command.env("PATH", path);
+        let ended = Running::of(command).wait();
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+        ended
+    };
+    pull("tests", "echo the vault is locked; exit 1").refused(&[
+        "docker-credential-tests",
+        "the vault is locked",
+        "auth.json",
+    ]);
+    pull("tests", "echo credentials not found in native keychain; exit 1")
+        .refused(&["no credentials", "podwright login"]);
+    pull("tests", "echo hunter2").refused(&["not the JSON of a credential helper"]);
+    pull("tests", "yes hunter2").refused(&["longer than"]);
+    pull("absent", "").refused(&["docker-credential-absent", "not in PATH"]);
+    for bad in ["../../bin/sh", "-x", "a b", "a;b", &"a".repeat(100)] {
+        pull(bad, "echo hunter2").refused(&["is not the name of a credential helper"]);
+    }
+}
+
+#[test]
+fn a_run_pulls_with_the_secrets_of_its_file() {
+    let layers = [Layer::gzip(&Tar::new().file("a", b"1"))];
+    let content = Content::of(&[("t/a:1", &Made::new("", &layers))]);
+    let registry = with_tokens(content, 100, "Basic dXNlcjpzZWNyZXQ=");
+    let name = registry.image("t/a:1");
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  hostNetwork: true\n  imagePullSecrets: [{{name: regcred}}]\n  \
+         restartPolicy: Never\n  containers: [{{name: c, image: '{name}', command: [/absent]}}]\n"
+    );
+    let run = |text: &str| {
+        let machine = machine();
+        let manifest = machine.manifest(text);
+        Running::of(podwright(&machine, &["run", "--no-daemon", manifest.to_str().unwrap()])).wait()
+    };
+    run(&pod).refused(&[
+        "pull access denied",
+        "imagePullSecrets names regcred",
+        "kubectl create secret docker-registry",
+    ]);
+    let secret = |host: &str, more: &str| {
+        let config = format!(r#"{{"auths": {{"{host}": {{"auth": "dXNlcjpzZWNyZXQ="}}}}{more}}}"#);
+        format!(
+            "{pod}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: regcred}}\nstringData: {{.dockerconfigjson: '{config}'}}\n"
+        )
+    };
+    run(&secret("other.example", "")).refused(&["no credentials"]);
+    run(&secret("other.example", r#", "credsStore": "sh""#)).refused(&["no credentials"]);
+    run(&secret(&registry.address.to_string(), "")).code(127);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::decode_security;
 use super::decode_volume::volume;
 use super::names::{self, Wrong};
 use super::pod::{Container, DnsConfig, DnsPolicy, Metadata, PodSpec, RestartPolicy};
-use super::problem::Spot;
+use super::problem::{At, Spot};
 use super::read::{Field, Fields};
 use super::schema;
 use super::yaml::Value;
@@ -103,8 +103,14 @@ pub(super) fn spec(fields: &Fields<'_>) -> PodSpec {
         dns_config: fields.get("dnsConfig").and_then(|f| dns_config(&f)).unwrap_or_default(),
         security: fields.get("securityContext").and_then(|f| decode_security::pod(&f)).unwrap_or_default(),
         node_name: fields.get("nodeName").and_then(|f| f.string_at()),
+        image_pull_secrets: fields.items("imagePullSecrets").iter().filter_map(local_ref).collect(),
         service_account: service_account(fields),
     }
+}
+
+/// The name of an object in the pod's namespace.
+fn local_ref(field: &Field<'_>) -> Option<At<String>> {
+    field.object(&schema::LOCAL_REF)?.need("name")?.string_at()
 }
 
 fn containers(fields: &Fields<'_>) -> Vec<Container> {

@@ -14,6 +14,7 @@
 //! | livenessProbe, readinessProbe, startupProbe, lifecycle, restartPolicyRules | refused by name |
 //! | restartPolicy of an init container | Always (a sidecar) is honoured, another refused |
 //! | imagePullPolicy | as a kubelet's; but of what was imported no registry is asked: somebody of this host said what the name is |
+//! | imagePullSecrets | Secrets of the same file; one that is not there is told when a registry refuses, as by a kubelet |
 //! | emptyDir | on disk; `medium` and `sizeLimit` refused, for neither would be enforced |
 //! | subPath, subPathExpr | in configMap, secret, downwardAPI and projected volumes; refused where a container may write |
 //! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |
@@ -24,7 +25,7 @@
 //! | hostUsers: false, procMount: Unmasked, subdomain, setHostnameAsFQDN: true | refused |
 //! | nodeName | refused if it is another node's; nodeSelector and affinity refused |
 //! | priority, priorityClassName, runtimeClassName, overhead, pod-level resources | refused |
-//! | tolerations, schedulerName, enableServiceLinks, imagePullSecrets, resizePolicy, preemptionPolicy | accepted: no effect |
+//! | tolerations, schedulerName, enableServiceLinks, resizePolicy, preemptionPolicy | accepted: no effect |
 //! | status, and what a server writes into metadata | accepted: no effect, so that `kubectl get -o yaml` can be run |
 //! | terminationMessagePath | a file of each attempt, mounted there |
 //! | uid | the file's, or FNV-1a of what the file says, node and salt: 32 hex digits |
@@ -44,6 +45,7 @@ mod decode;
 mod decode_container;
 mod decode_security;
 mod decode_volume;
+pub mod pull_secrets;
 mod validate;
 mod template;
 pub mod manifest;

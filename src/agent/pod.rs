@@ -51,6 +51,8 @@ pub struct PodSpec {
     pub dns_config: DnsConfig,
     pub security: PodSecurity,
     pub node_name: Option<At<String>>,
+    /// Names of Secrets, which need not be there.
+    pub image_pull_secrets: Vec<At<String>>,
     pub service_account: String,
 }
 

@@ -111,7 +111,7 @@ pub static POD_SPEC: Object = Object {
         ("hostUsers", H),
         ("hostname", H),
         ("hostnameOverride", H),
-        ("imagePullSecrets", N("images are imported, nothing is pulled")),
+        ("imagePullSecrets", H),
         ("initContainers", H),
         ("nodeName", H),
         ("nodeSelector", LATER),
@@ -205,6 +205,8 @@ pub static ENV_FROM: Object =
     Object { name: "EnvFromSource", fields: &[("configMapRef", H), ("prefix", H), ("secretRef", H)] };
 
 pub static NAME_REF: Object = Object { name: "LocalObjectReference", fields: &[("name", H), ("optional", H)] };
+
+pub static LOCAL_REF: Object = Object { name: "LocalObjectReference", fields: &[("name", H)] };
 
 pub static MOUNT: Object = Object {
     name: "VolumeMount",

@@ -7,6 +7,7 @@ use super::pod::{
     RestartPolicy, Seccomp, VolumeSource,
 };
 use super::problem::{At, Problems, Spot, did_you_mean};
+use super::pull_secrets;
 use super::quantity::Quantity;
 use super::read::Field;
 use super::yaml::Value;
@@ -33,6 +34,7 @@ pub(super) fn pod(tree: &Field<'_>, pod: &Pod, objects: &Objects) {
     check.namespaces();
     check.ports();
     check.volumes();
+    check.pull_secrets();
     for container in &pod.spec.init_containers {
         check.init(container);
         check.container(container);
@@ -147,6 +149,20 @@ impl Check<'_> {
                     let message = format!("this path is made in line {line} as well");
                     self.wrong(&spot.below("items"), path, message, "give each file its own path");
                 }
+            }
+        }
+    }
+
+    /// A Secret for pulls has credentials in it, if it is there.
+    fn pull_secrets(&self) {
+        for name in &self.spec().image_pull_secrets {
+            let found = self.objects.find(true, &self.pod.metadata.namespace, &name.value);
+            if let Some(Err(e)) = found.map(pull_secrets::auth_file) {
+                self.refuse(
+                    name,
+                    &format!("the Secret of this name: {e}"),
+                    "make it with kubectl create secret docker-registry",
+                );
             }
         }
     }

@@ -99,7 +99,7 @@ fn named(text: &str) -> Result<String> {
 
 /// As docker writes it, so that docker finds it.
 fn key(registry: &str) -> String {
-    if registry == "docker.io" { "https://index.docker.io/v1/".to_owned() } else { registry.to_owned() }
+    if registry == "docker.io" { credentials::HUB_SERVER.to_owned() } else { registry.to_owned() }
 }
 
 fn is_same(name: &str, registry: &str) -> bool {

@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::oci::Platform;
 use crate::image::pull::{Pulled, Puller, Request, Settings};
 use crate::image::reference::Reference;
+use crate::image::registry::credentials::AuthFile;
 use crate::image::store::Store;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ pub(super) fn run(args: &PullArgs, session: &Session) -> Result<u8> {
     let puller = puller(session.store()?, session, args.authfile.as_deref())?;
     let mut images = Vec::new();
     for name in names {
-        let pulled = runtime()?.block_on(pull(&puller, name.clone(), args.platform.clone(), args.quiet))?;
+        let pulled = runtime()?.block_on(pull(&puller, name.clone(), args.platform.clone(), Vec::new(), args.quiet))?;
         let Some(pulled) = pulled else { return Ok(INTERRUPTED) };
         let (id, digest) = (pulled.id.to_string(), pulled.target.map(|target| target.to_string()));
         if session.format == Format::Table {
@@ -105,7 +106,7 @@ pub(super) fn puller(store: Store, session: &Session, authfile: Option<&Path>) -
     Ok(Puller::new(store, settings))
 }
 
-/// Pulls one image, telling on stderr how it goes; `None` after Ctrl-C, when nothing is left of it.
+/// Pulls one image, with a pod's credentials before the host's, telling on stderr how it goes; `None` after Ctrl-C, when nothing is left of it.
 ///
 /// # Errors
 /// Those of [`Puller::pull`].
@@ -113,11 +114,12 @@ pub(super) async fn pull(
     puller: &Puller,
     name: Reference,
     platform: Option<Platform>,
+    secrets: Vec<AuthFile>,
     quiet: bool,
 ) -> Result<Option<Pulled>> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
-    let request = Request { name, platform: platform.unwrap_or_else(Platform::host), given: None };
+    let request = Request { name, platform: platform.unwrap_or_else(Platform::host), given: None, secrets };
     let pulled = tokio::select! {
         pulled = puller.pull(&request, progress::of(quiet, "pulling")) => Some(pulled?),
         _ = interrupt.recv() => None,

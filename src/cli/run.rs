@@ -8,6 +8,7 @@ use crate::agent::manifest::{self, Manifest};
 use crate::agent::node;
 use crate::agent::pod::PullPolicy;
 use crate::agent::problem::ManifestErrors;
+use crate::agent::pull_secrets::PullSecrets;
 use crate::agent::runner::Ask;
 use crate::engine::{Engine, Options, sweep};
 use crate::error::{Context, Error, Kind, Result};
@@ -18,6 +19,7 @@ use crate::ownapi::{self, Pods};
 use crate::state::paths::Paths;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -230,13 +232,16 @@ async fn supervise(
 ///
 /// What was imported is what somebody of this host said the name is: no registry is asked whether it says the same.
 async fn has_images(puller: &Puller, manifests: &[Manifest], quiet: bool) -> Result<bool> {
-    let pods = manifests.iter().flat_map(|manifest| &manifest.pods);
-    let containers = pods.flat_map(|pod| {
-        let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-        all.map(|container| (&pod.metadata.name, container))
-    });
-    for (pod, container) in containers {
-        let doing = || format!("pod {pod:?}, container {:?}", container.name);
+    let mut containers = Vec::new();
+    for manifest in manifests {
+        for pod in &manifest.pods {
+            let secrets = Rc::new(PullSecrets::of(pod, &manifest.objects)?);
+            let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+            containers.extend(all.map(|container| (pod, container, Rc::clone(&secrets))));
+        }
+    }
+    for (pod, container, secrets) in containers {
+        let doing = || format!("pod {:?}, container {:?}", pod.metadata.name, container.name);
         let image = &container.image.value;
         let there = puller.store().lookup(image);
         if is_id(image) {
@@ -252,8 +257,11 @@ async fn has_images(puller: &Puller, manifests: &[Manifest], quiet: bool) -> Res
             PullPolicy::IfNotPresent => there.is_err(),
             PullPolicy::Always => there.is_err() || puller.store().named(&name)?.is_some_and(|named| named.pulled),
         };
-        if pull && pull::pull(puller, name, None, quiet).await.context(doing)?.is_none() {
-            return Ok(false);
+        if pull {
+            let pulled = pull::pull(puller, name, None, secrets.files.clone(), quiet).await;
+            if pulled.map_err(|e| secrets.explain(e)).context(doing)?.is_none() {
+                return Ok(false);
+            }
         }
     }
     Ok(true)

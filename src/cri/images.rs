@@ -73,7 +73,8 @@ impl Cri {
         if let Some(named) = named.filter(|named| !named.pulled) {
             return Ok(named.image.to_string());
         }
-        let request = pull::Request { name, platform: Platform::host(), given: given(request.auth)? };
+        let request =
+            pull::Request { name, platform: Platform::host(), given: given(request.auth)?, secrets: Vec::new() };
         let mut closing = self.closing.clone();
         tokio::select! {
             pulled = self.puller.pull(&request, Arc::new(Silent)) => pulled.map(|pulled| pulled.id.to_string()),

@@ -14,7 +14,7 @@ use super::oci::{Descriptor, Platform};
 use super::reference::Reference;
 use super::registry::blob::Doubts;
 use super::registry::client::{Client, cancelled};
-use super::registry::credentials::{AuthFile, Secret, registry_name};
+use super::registry::credentials::{AuthFile, Candidate, Secret, registry_name};
 use super::registry::failure::{Failure, Why};
 use super::registry::hosts::{self, Endpoint};
 use super::registry::proxy::Proxies;
@@ -64,6 +64,8 @@ pub struct Request {
     pub platform: Platform,
     /// Counts before those of the host's files.
     pub given: Option<Given>,
+    /// Of the pod: count before the host's files as well.
+    pub secrets: Vec<AuthFile>,
 }
 
 /// Credentials that come with a request.
@@ -129,7 +131,7 @@ pub fn check_login(registry: &str, secret: Secret, settings: &Settings) -> Resul
     let transport = Transport::new(settings.no_progress, Proxies::from_env(|name| std::env::var(name).ok()));
     let mut endpoints = hosts::endpoints(&settings.hosts_dir, registry)?;
     endpoints.retain(|endpoint| !endpoint.mirror);
-    let client = Client::new(&transport, registry, "", endpoints, |_| Some(secret.clone()));
+    let client = Client::new(&transport, registry, "", endpoints, |_| vec![Candidate::Known(secret.clone())]);
     runtime()?.block_on(client.ping()).context(|| format!("log in to {registry}"))
 }
 
@@ -221,8 +223,10 @@ impl Inner {
             let name = &request.name;
             let files = self.settings.auth_files.iter().map(|path| AuthFile::read(path)).collect::<Result<Vec<_>>>()?;
             let endpoints = hosts::endpoints(&self.settings.hosts_dir, name.host())?;
-            let secret = |endpoint: &Endpoint| secret(request, &files, endpoint);
-            let client = Client::new(&self.transport, name.host(), name.path(), endpoints, secret);
+            let files: Vec<AuthFile> = request.secrets.iter().cloned().chain(files).collect();
+            let candidates = |endpoint: &Endpoint| candidates(request, &files, endpoint);
+            let client = Client::new(&self.transport, name.host(), name.path(), endpoints, candidates);
+            let client = client.with_remedy(hosts::remedy(&self.settings.hosts_dir, name.host()));
             let (abandon, abandoned) = watch::channel(());
             let network =
                 Network { inner: self, runtime, client, unwanted, abandon: Mutex::new(Some(abandon)), abandoned };
@@ -244,8 +248,8 @@ fn block<T>(runtime: &Runtime, unwanted: &watch::Receiver<()>, work: impl Future
     })
 }
 
-/// What is shown to an endpoint: what is its registry's, and a mirror is its own.
-fn secret(request: &Request, files: &[AuthFile], endpoint: &Endpoint) -> Option<Secret> {
+/// What may be shown to an endpoint: what is its registry's, and a mirror is its own.
+fn candidates(request: &Request, files: &[AuthFile], endpoint: &Endpoint) -> Vec<Candidate> {
     let (registry, own) = (request.name.host(), endpoint.base.origin.authority());
     let known_as: Vec<&str> = if endpoint.mirror { vec![&own] } else { vec![registry, &own] };
     if let Some(given) = &request.given {
@@ -256,11 +260,11 @@ fn secret(request: &Request, files: &[AuthFile], endpoint: &Endpoint) -> Option<
                 .any(|host| registry_name(host).map(|(host, _)| host) == named.as_ref().map(|n| n.0.clone())),
         };
         if fits {
-            return Some(given.secret.clone());
+            return vec![Candidate::Known(given.secret.clone())];
         }
     }
-    let entries = known_as.iter().flat_map(|host| files.iter().map(move |file| file.lookup(host, request.name.path())));
-    entries.flatten().next().cloned()
+    let of = |host| files.iter().flat_map(move |file: &AuthFile| file.candidates(host, request.name.path()));
+    known_as.iter().flat_map(|host| of(host)).collect()
 }
 
 /// One repository as a source of documents and layers.
@@ -447,7 +451,7 @@ mod tests {
 
     fn request(name: &str, given: Option<(&str, Secret)>) -> Request {
         let given = given.map(|(registry, secret)| Given { registry: registry.into(), secret });
-        Request { name: name.parse().expect("a name"), platform: Platform::host(), given }
+        Request { name: name.parse().expect("a name"), platform: Platform::host(), given, secrets: Vec::new() }
     }
 
     fn shown(request: &Request, files: &str, mirror: Option<&str>) -> Option<Secret> {
@@ -457,7 +461,10 @@ mod tests {
             endpoint.base = super::super::registry::url::Url::parse(mirror).expect("a URL");
             endpoint.mirror = true;
         }
-        secret(request, &files, &endpoint)
+        match candidates(request, &files, &endpoint).into_iter().next() {
+            Some(Candidate::Known(secret)) => Some(secret),
+            _ => None,
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! * [`url`]         URLs and origins; pure
 //! * [`challenge`]   `WWW-Authenticate`; pure
 //! * [`credentials`] docker's `config.json`, CRI's AuthConfig
+//! * [`credential_program`]  programs that keep passwords
 //! * [`hosts`]       hosts.toml: mirrors, certificates, headers
 //! * [`tls`], [`proxy`], [`transport`]  connections
 //! * [`authorize`]   answers to challenges: passwords and tokens
@@ -15,6 +16,7 @@ pub mod authorize;
 pub mod blob;
 pub mod challenge;
 pub mod client;
+pub mod credential_program;
 pub mod credentials;
 pub mod failure;
 pub mod hosts;

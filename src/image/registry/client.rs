@@ -14,7 +14,7 @@
 
 use super::authorize::{Authorizer, Shown};
 use super::challenge;
-use super::credentials::Secret;
+use super::credentials::{Candidate, Secret};
 use super::failure::{Failure, Why};
 use super::hosts::Endpoint;
 use super::transport::{Answer, Route, Transport};
@@ -66,6 +66,8 @@ pub struct Client<'a> {
     path: String,
     scope: String,
     places: Vec<Place>,
+    /// What helps where the registry cannot be reached and has no mirror.
+    remedy: String,
 }
 
 /// An endpoint, and what this client has learned of it.
@@ -75,7 +77,10 @@ pub(super) struct Place {
     pub(super) number: usize,
     endpoint: Endpoint,
     route: Route,
-    secret: Option<Secret>,
+    /// What may be shown to it, the first that there is.
+    candidates: Vec<Candidate>,
+    /// Which that is, once it was wanted.
+    secret: tokio::sync::OnceCell<Option<Secret>>,
     shown: tokio::sync::Mutex<Shown>,
     /// It could not be reached.
     down: AtomicBool,
@@ -95,16 +100,35 @@ impl Place {
     pub(super) fn describe(&self) -> String {
         format!("{} {}", if self.endpoint.mirror { "mirror" } else { "registry" }, self.endpoint.base.origin)
     }
+
+    /// What is shown here; helpers are asked the first time.
+    async fn secret(&self) -> Result<Option<&Secret>, Failure> {
+        let found = self.secret.get_or_try_init(async || {
+            for candidate in &self.candidates {
+                match candidate {
+                    Candidate::Known(secret) => return Ok(Some(secret.clone())),
+                    Candidate::Helper(helper) => match helper.get().await {
+                        Ok(None) => {}
+                        got => return got,
+                    },
+                }
+            }
+            Ok(None)
+        });
+        // Another endpoint may want nothing to be shown.
+        let found = found.await.map_err(|error: Error| Failure { why: Why::Denied, error })?;
+        Ok(found.as_ref())
+    }
 }
 
 impl<'a> Client<'a> {
-    /// A client of `path` at the registry `host`. `secret` gives what is shown to an endpoint.
+    /// A client of `path` at the registry `host`. `candidates` gives what may be shown to an endpoint.
     pub fn new(
         transport: &'a Transport,
         host: &str,
         path: &str,
         endpoints: Vec<Endpoint>,
-        secret: impl Fn(&Endpoint) -> Option<Secret>,
+        candidates: impl Fn(&Endpoint) -> Vec<Candidate>,
     ) -> Client<'a> {
         let place = |(number, endpoint): (usize, Endpoint)| Place {
             number,
@@ -113,7 +137,8 @@ impl<'a> Client<'a> {
                 tls: endpoint.tls.clone(),
                 dial_timeout: endpoint.dial_timeout,
             },
-            secret: secret(&endpoint),
+            candidates: candidates(&endpoint),
+            secret: tokio::sync::OnceCell::new(),
             endpoint,
             shown: tokio::sync::Mutex::default(),
             down: AtomicBool::new(false),
@@ -125,7 +150,14 @@ impl<'a> Client<'a> {
             path: path.to_owned(),
             scope: if path.is_empty() { String::new() } else { format!("repository:{path}:pull") },
             places: endpoints.into_iter().enumerate().map(place).collect(),
+            remedy: String::new(),
         }
+    }
+
+    /// Says what helps when the registry cannot be reached.
+    #[must_use]
+    pub fn with_remedy(self, remedy: String) -> Client<'a> {
+        Client { remedy, ..self }
     }
 
     /// What a tag is at this moment, without fetching it; `None` when the registry does not say.
@@ -240,7 +272,7 @@ impl<'a> Client<'a> {
             match failure.why {
                 Why::Unwanted => return Err(failure),
                 Why::Corrupt => return Err(failure.context(place.describe())),
-                Why::Unreachable => place.down.store(true, Ordering::Relaxed),
+                Why::Unreachable | Why::Untrusted => place.down.store(true, Ordering::Relaxed),
                 Why::NotTls => place.not_tls.store(true, Ordering::Relaxed),
                 _ => {}
             }
@@ -261,10 +293,13 @@ impl<'a> Client<'a> {
                 format!("no endpoint for {} has the capability for this in its hosts.toml", self.registry),
             );
         };
-        if failures.is_empty() {
+        let mirrored = self.places.iter().any(|place| place.endpoint.mirror);
+        let helps = last.why == Why::Unreachable && !mirrored && !self.remedy.is_empty();
+        if failures.is_empty() && !helps {
             return last;
         }
-        let texts: Vec<String> = failures.iter().chain([&last]).map(|failure| failure.error.to_string()).collect();
+        let mut texts: Vec<String> = failures.iter().chain([&last]).map(|failure| failure.error.to_string()).collect();
+        texts.extend(helps.then(|| self.remedy.clone()));
         Failure { why: last.why, error: Error::new(last.error.kind(), texts.join("; ")) }
     }
 
@@ -321,20 +356,20 @@ impl<'a> Client<'a> {
                 .collect();
             answer.drain().await;
             let challenge = challenge::choose(offered.iter().map(String::as_str));
-            if self.authorizer(place).answer(&place.shown, generation, challenge).await? {
+            if self.authorizer(place).await?.answer(&place.shown, generation, challenge).await? {
                 challenges += 1;
             }
         }
     }
 
-    fn authorizer<'b>(&'b self, place: &'b Place) -> Authorizer<'b> {
-        Authorizer {
+    async fn authorizer<'b>(&'b self, place: &'b Place) -> Result<Authorizer<'b>, Failure> {
+        Ok(Authorizer {
             transport: self.transport,
             route: &place.route,
-            secret: place.secret.as_ref(),
+            secret: place.secret().await?,
             registry: if place.endpoint.mirror { &place.endpoint.base.origin.host } else { &self.registry },
             scope: &self.scope,
-        }
+        })
     }
 
     /// Sends a request and follows redirects. What the endpoint may know stays with its origin.
@@ -392,7 +427,7 @@ impl<'a> Client<'a> {
         let says =
             if said.is_empty() { format!("it answers {status}") } else { format!("it answers {status}, {said}") };
         Err(match status {
-            401 | 403 => self.authorizer(place).denied(&says),
+            401 | 403 => self.authorizer(place).await?.denied(&says),
             404 => Failure::new(Why::Missing, format!("{}/{} not found: {says}", self.path, what)),
             408 | 429 | 500 | 502 | 503 | 504 => Failure::new(Why::Busy(after), says),
             _ => Failure::new(Why::Wrong, says),
@@ -409,7 +444,7 @@ fn pause(failure: &Failure, attempts: u32, last: bool) -> Option<Duration> {
     let most = match failure.why {
         Why::Busy(_) | Why::Broken => MAX_ATTEMPTS,
         // Another endpoint is at hand sooner.
-        Why::Unreachable if last => MAX_CONNECTS,
+        Why::Unreachable | Why::Untrusted if last => MAX_CONNECTS,
         _ => return None,
     };
     let doubled = FIRST_PAUSE * 2u32.pow(attempts.min(8));

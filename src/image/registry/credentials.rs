@@ -1,7 +1,9 @@
 //! Who one is to a registry: docker's `config.json` and what CRI gives along, each for one registry.
 //!
-//! Not here: to whom they are shown ([`super::authorize`] answers challenges of one origin), and helpers that keep passwords elsewhere.
+//! Not here: to whom they are shown ([`super::authorize`] answers challenges of one origin), and how programs are asked that keep passwords
+//! elsewhere ([`super::credential_program`]).
 
+use super::credential_program::Helper;
 use super::url::Url;
 use crate::error::{Context, Error, Result};
 use base64::Engine as _;
@@ -14,6 +16,8 @@ use std::path::Path;
 
 /// Bytes of a file of credentials, at most.
 pub const MAX_FILE: u64 = 1 << 20;
+/// What docker calls Docker Hub where it asks helpers, and in its files.
+pub const HUB_SERVER: &str = "https://index.docker.io/v1/";
 /// Where Docker Hub is known by several names; the first is that of references.
 const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
@@ -106,15 +110,35 @@ pub fn registry_name(text: &str) -> Option<(String, String)> {
     (!host.is_empty()).then(|| (host, path.to_owned()))
 }
 
-/// Docker's `config.json`, of which `auths` counts.
-#[derive(Debug, Clone, Default)]
-pub struct AuthFile(Vec<(String, String, Secret)>);
+/// Where something to show may come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Candidate {
+    Known(Secret),
+    Helper(Helper),
+}
+
+/// Docker's `config.json`, of which `auths`, `credHelpers` and `credsStore` count.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct AuthFile {
+    /// Host, path, and what is shown there.
+    entries: Vec<(String, String, Secret)>,
+    /// Host, and the helper that has what is shown there.
+    helpers: Vec<(String, String)>,
+    /// The helper of all other hosts.
+    store: Option<String>,
+    /// Where it was read, for messages.
+    file: String,
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawFile {
     #[serde(default)]
     auths: Option<BTreeMap<String, RawAuth>>,
+    #[serde(default)]
+    cred_helpers: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    creds_store: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -133,19 +157,37 @@ impl AuthFile {
     /// # Errors
     /// `InvalidArgument` with the line or the registry, and never with what is secret.
     pub fn parse(bytes: &[u8]) -> Result<AuthFile> {
-        // serde's own message quotes values.
-        let wrong =
-            |e: &serde_json::Error| Error::invalid(format!("line {}: it is not docker's config.json", e.line()));
         let raw: RawFile = serde_json::from_slice(bytes).map_err(|e| wrong(&e))?;
+        let named = raw.cred_helpers.unwrap_or_default().into_iter();
+        Ok(AuthFile {
+            helpers: named.filter_map(|(host, name)| Some((registry_name(&host)?.0, name))).collect(),
+            store: raw.creds_store.filter(|name| !name.is_empty()),
+            ..AuthFile::of(raw.auths.unwrap_or_default())?
+        })
+    }
+
+    /// Reads what a Secret for pulls has: `.dockerconfigjson`, or with `legacy` `.dockercfg`, which is its `auths` alone. Whoever wrote a manifest
+    /// has no say in which programs are started here: helpers are left out.
+    ///
+    /// # Errors
+    /// As [`AuthFile::parse`].
+    pub fn of_secret(bytes: &[u8], legacy: bool) -> Result<AuthFile> {
+        match legacy {
+            true => AuthFile::of(serde_json::from_slice(bytes).map_err(|e| wrong(&e))?),
+            false => AuthFile::parse(bytes).map(|all| AuthFile { helpers: Vec::new(), store: None, ..all }),
+        }
+    }
+
+    fn of(auths: BTreeMap<String, RawAuth>) -> Result<AuthFile> {
         let mut entries = Vec::new();
-        for (name, raw) in raw.auths.unwrap_or_default() {
+        for (name, raw) in auths {
             let secret = Secret::of(&raw.username, &raw.password, &raw.auth, &raw.identitytoken, &raw.registrytoken);
             if let (Some((host, path)), Some(secret)) = (registry_name(&name), secret.context(|| format!("{name:?}"))?)
             {
                 entries.push((host, path, secret));
             }
         }
-        Ok(AuthFile(entries))
+        Ok(AuthFile { entries, ..AuthFile::default() })
     }
 
     /// Reads a file; one that is not there has nothing in it.
@@ -153,22 +195,37 @@ impl AuthFile {
     /// # Errors
     /// `InvalidArgument` for what is wrong in it, `Internal` for one that cannot be read.
     pub fn read(path: &Path) -> Result<AuthFile> {
-        match text(path)? {
-            Some(bytes) => AuthFile::parse(&bytes).context(|| format!("credentials in {}", path.display())),
-            None => Ok(AuthFile::default()),
-        }
+        let Some(bytes) = text(path)? else { return Ok(AuthFile::default()) };
+        let parsed = AuthFile::parse(&bytes).context(|| format!("credentials in {}", path.display()))?;
+        Ok(AuthFile { file: path.display().to_string(), ..parsed })
     }
 
-    /// What is shown to a registry for a repository: the entry with the longest path that it is below.
-    pub fn lookup(&self, host: &str, repository: &str) -> Option<&Secret> {
-        let host = registry_name(host)?.0;
+    /// What may be shown to a registry for a repository: what the helper of this registry has, the entry with the longest path that it is below,
+    /// what the helper of all registries has.
+    pub fn candidates(&self, host: &str, repository: &str) -> Vec<Candidate> {
+        let Some((host, _)) = registry_name(host) else { return Vec::new() };
+        let server = if host == HUB[0] { HUB_SERVER } else { &host };
+        let helper = |name: &String| {
+            Candidate::Helper(Helper { name: name.clone(), server: server.to_owned(), file: self.file.clone() })
+        };
+        let own = self.helpers.iter().filter(|(of, _)| *of == host).map(|(_, name)| helper(name));
+        let entry = self.lookup(&host, repository).cloned().map(Candidate::Known);
+        own.chain(entry).chain(self.store.iter().map(helper)).collect()
+    }
+
+    fn lookup(&self, host: &str, repository: &str) -> Option<&Secret> {
         let below = |path: &str| {
             path.is_empty()
                 || repository.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        let ours = self.0.iter().filter(|(name, path, _)| *name == host && below(path));
+        let ours = self.entries.iter().filter(|(name, path, _)| *name == host && below(path));
         ours.max_by_key(|(_, path, _)| path.len()).map(|(_, _, secret)| secret)
     }
+}
+
+/// serde's own message quotes values.
+fn wrong(e: &serde_json::Error) -> Error {
+    Error::invalid(format!("line {}: it is not docker's config.json", e.line()))
 }
 
 /// The bytes of a file of credentials; `None` when it is not there.
@@ -214,7 +271,7 @@ mod tests {
         // "user:pass", "a:b"
         let text = br#"{"auths": {"r.example": {"auth": "dXNlcjpwYXNz"}, "r.example/team": {"auth": "YTpi"},
             "https://index.docker.io/v1/": {"username": "hub", "password": "p"}, "kept.example": {},
-            "i.example": {"identitytoken": "t", "auth": "YTpi"}}, "credsStore": "desktop"}"#;
+            "i.example": {"identitytoken": "t", "auth": "YTpi"}}}"#;
         let file = AuthFile::parse(text).expect("valid");
         assert_eq!(file.lookup("r.example", "other/x"), Some(&password("user", "pass")));
         assert_eq!(file.lookup("r.example", "team/x"), Some(&password("a", "b")));
@@ -224,6 +281,26 @@ mod tests {
         for none in ["r.example:5000", "kept.example", "evil-r.example", "example"] {
             assert_eq!(file.lookup(none, "team/x"), None, "{none}");
         }
+    }
+
+    #[test]
+    fn the_helper_of_a_registry_comes_before_its_entry_and_that_of_all_behind_it() {
+        let text = br#"{"auths": {"r.example": {"auth": "dXNlcjpwYXNz"}, "https://index.docker.io/v1/": {}},
+            "credHelpers": {"r.example": "own"}, "credsStore": "all"}"#;
+        let file = AuthFile::parse(text).expect("valid");
+        let helper = |name: &str, server: &str| {
+            Candidate::Helper(Helper { name: name.into(), server: server.into(), file: String::new() })
+        };
+        let known = Candidate::Known(password("user", "pass"));
+        assert_eq!(
+            file.candidates("r.example", "a"),
+            [helper("own", "r.example"), known.clone(), helper("all", "r.example")]
+        );
+        assert_eq!(file.candidates("docker.io", "library/a"), [helper("all", HUB_SERVER)]);
+        let secret = AuthFile::of_secret(text, false).expect("valid");
+        assert_eq!(secret.candidates("r.example", "a"), std::slice::from_ref(&known), "a manifest starts no program");
+        let legacy = AuthFile::of_secret(br#"{"r.example": {"auth": "dXNlcjpwYXNz"}}"#, true).expect("valid");
+        assert_eq!(legacy.candidates("r.example", "a"), [known]);
     }
 
     #[test]

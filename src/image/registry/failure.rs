@@ -6,8 +6,10 @@ use std::time::Duration;
 /// What is to be decided upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// No connection, or none in time: its name, its address, its certificate.
+    /// No connection, or none in time: its name, its address.
     Unreachable,
+    /// No connection that can be believed: its certificate, or ours.
+    Untrusted,
     /// It answers, but not in TLS.
     NotTls,
     /// Credentials are missing, or not good for this.
@@ -36,7 +38,7 @@ pub struct Failure {
 impl Failure {
     pub fn new(why: Why, message: impl Into<String>) -> Failure {
         let kind = match why {
-            Why::Unreachable | Why::NotTls | Why::Busy(_) | Why::Broken => Kind::Unavailable,
+            Why::Unreachable | Why::Untrusted | Why::NotTls | Why::Busy(_) | Why::Broken => Kind::Unavailable,
             Why::Denied => Kind::FailedPrecondition,
             Why::Missing => Kind::NotFound,
             Why::Wrong | Why::Corrupt | Why::Unwanted => Kind::InvalidArgument,

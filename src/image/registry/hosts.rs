@@ -150,6 +150,16 @@ pub fn endpoints(hosts_dir: &Path, host: &str) -> Result<Vec<Endpoint>> {
     own(host, RawHost::default(), Path::new(""))
 }
 
+/// What helps where a registry cannot be reached from here: a mirror, and where it is said. Nothing for this machine's own.
+pub fn remedy(hosts_dir: &Path, host: &str) -> String {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    if is_loopback(name.trim_start_matches('[').trim_end_matches(']')) {
+        return String::new();
+    }
+    let path = hosts_dir.join(host).join("hosts.toml");
+    format!("if a mirror of {host} can be reached, write [host.\"https://MIRROR\"] into {}", path.display())
+}
+
 /// The endpoints that a hosts.toml in `dir` gives a registry.
 fn parse(text: &str, dir: &Path, host: &str) -> Result<Vec<Endpoint>> {
     let raw: RawFile = toml::from_str(text).map_err(|e| {

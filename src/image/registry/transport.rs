@@ -236,7 +236,7 @@ impl Transport {
                 proxy::connect(&mut stream, proxy, &route.origin).await?;
             }
             TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
-                let why = if tls::is_not_tls(&e) { Why::NotTls } else { Why::Unreachable };
+                let why = if tls::is_not_tls(&e) { Why::NotTls } else { Why::Untrusted };
                 Failure::new(why, format!("TLS handshake: {}", tls::explain(&e)))
             })
         };
