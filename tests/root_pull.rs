@@ -171,11 +171,11 @@ async fn an_image_is_pulled_by_tag_by_digest_and_through_an_index() {
     let asked = registry.seen().split_off(before);
     assert_eq!(asked.iter().map(|seen| seen.method.as_str()).collect::<Vec<_>>(), ["HEAD"]);
 
-    // Another name of it: documents, and none of its layers.
+    // Another name of it: what that is, and neither config nor layers.
     let before = registry.blobs_seen().len();
     let by_index = place.pull(&registry.image("t/a:many")).await.unwrap();
     assert_eq!(by_index.target.unwrap().to_string(), index);
-    assert_eq!(registry.blobs_seen().len(), before + 1, "the config only");
+    assert_eq!(registry.blobs_seen().len(), before);
     let by_digest = registry.image(&format!("t/a@{index}"));
     assert_eq!(place.pull(&by_digest).await.unwrap().id.to_string(), made.id());
     let before = registry.seen().len();
@@ -941,6 +941,79 @@ fn a_run_pulls_with_the_secrets_of_its_file() {
     run(&secret("other.example", "")).refused(&["no credentials"]);
     run(&secret("other.example", r#", "credsStore": "sh""#)).refused(&["no credentials"]);
     run(&secret(&registry.address.to_string(), "")).code(127);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_and_a_daemon_fetch_each_blob_once() {
+    let shared = large(1, 300_000);
+    let images: Vec<Made> = (0..2u8).map(|n| Made::new("", &[shared.clone(), layer("own", &n.to_string())])).collect();
+    let content = Content::of(&[("t/a:0", &images[0]), ("t/a:1", &images[1])]);
+    // Nothing is given before all have asked what the tags are: 3 commands and a daemon.
+    const ALL: usize = 4;
+    let asked = Arc::new((Mutex::new(0), Condvar::new()));
+    let registry = Registry::start(move |seen| {
+        let mut count = asked.0.lock().unwrap();
+        if seen.is_blob() {
+            count = asked.1.wait_timeout_while(count, PATIENCE, |count| *count < ALL).unwrap().0;
+        } else {
+            *count += 1;
+            asked.1.notify_all();
+        }
+        drop(count);
+        content.reply(seen)
+    });
+    let mut node = node().await;
+    let pull = |n: usize| Running::of(podwright(&node.machine, &["pull", "-q", &registry.image(&format!("t/a:{n}"))]));
+    let commands: Vec<Running> = [0, 0, 1].map(pull).into_iter().collect();
+    let request = PullImageRequest { image: spec(&registry.image("t/a:1")), ..PullImageRequest::default() };
+    let mut images_of_node = node.images.clone();
+    let pulling = tokio::spawn(async move { images_of_node.pull_image(request).await });
+    for command in commands {
+        command.wait().code(0);
+    }
+    assert_eq!(pulling.await.unwrap().expect("pulled").into_inner().image_ref, images[1].id());
+    let blobs = registry.blobs_seen();
+    let mut once = blobs.clone();
+    once.dedup();
+    assert_eq!(blobs, once, "a blob was fetched twice");
+    assert_eq!(blobs.len(), 2 + 1 + 2, "configs, the shared layer, own layers");
+    assert_eq!(std::fs::read_dir(node.machine.root().join("images/turns")).unwrap().count(), 0);
+    node.stop().await;
+}
+
+#[test]
+fn a_process_that_is_killed_or_stopped_while_it_fetches_holds_nobody_up_for_ever() {
+    let made = Made::new("", &[large(1, 300_000)]);
+    let path = format!("/v2/t/a/blobs/{}", made.layers[0].digest);
+    for (signal, words) in [(9, ""), (19, "shows no life")] {
+        let (content, size) = (Content::of(&[("t/a:1", &made)]), made.layers[0].blob.len());
+        let (blob, stalls) = (made.layers[0].blob.clone(), path.clone());
+        let registry = Registry::start(move |seen| match seen.path == stalls && seen.before == 0 {
+            true => Reply { status: 200, headers: vec![], body: Body::Stalled(blob[..200_000].to_vec(), size) },
+            false => content.reply(seen),
+        });
+        let machine = machine_with(if signal == 19 { "no_progress_timeout = \"1s\"\n" } else { "" });
+        let name = registry.image("t/a:1");
+        let mut first = Running::of(podwright(&machine, &["pull", "-q", &name]));
+        first.until("the layer comes", || registry.blobs_seen().len() == 2);
+        if signal == 19 {
+            first.signal(signal);
+        }
+        let mut second = Running::of(podwright(&machine, &["pull", "-q", &name]));
+        second.until("it asks what the tag is", || registry.seen().iter().filter(|seen| !seen.is_blob()).count() == 2);
+        if signal == 9 {
+            assert_eq!(registry.blobs_seen().len(), 2, "it waits");
+            first.signal(signal);
+        }
+        let ended = second.wait();
+        assert!(ended.code(0).stderr.contains(words), "{}", ended.stderr);
+        assert_eq!(registry.blobs_seen().iter().filter(|seen| **seen == path).count(), 2);
+        if signal == 19 {
+            first.signal(18); // it goes on, and finds that it is second
+        }
+        let code = first.wait().status.code();
+        assert_eq!(code, if signal == 19 { Some(0) } else { None });
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 
 use super::oci::{self, Descriptor, Document, ImageConfig, Platform};
 use super::reference::Reference;
-use super::store::session::{Expected, NewImage, Progress, Session};
+use super::store::session::{Event, Expected, NewImage, Progress, Session};
+use super::store::turn::Turn;
 use super::store::{ImageRecord, LayerRecord};
 use super::unpack::Unpacked;
 use super::unpack::spawn::Blob;
@@ -55,16 +56,40 @@ pub trait Source: Sync {
     /// Those of reading, else those of `unpack`.
     fn unpack(&self, expected: &Expected, path: &str, unpack: Unpack<'_>) -> Result<Unpacked>;
 
-    /// Waits until nobody else in this process makes the layer; so it is until the answer is dropped.
+    /// Waits until nobody else makes the layer; so it is until the answer is dropped.
     ///
     /// # Errors
     /// `Unavailable` when waiting was given up.
-    fn turn(&self, _: &Digest) -> Result<Option<OwnedMutexGuard<()>>> {
+    fn turn(&self, _: &Digest) -> Result<Option<Held>> {
         Ok(None)
     }
 
     /// A layer has failed: the others need not go on.
     fn abandon(&self) {}
+}
+
+/// A turn at making something.
+#[derive(Debug)]
+pub struct Held {
+    /// Among the threads of this process.
+    pub here: OwnedMutexGuard<()>,
+    /// Among the processes of this host; `None`: another one has it, and shows no life.
+    pub there: Option<Turn>,
+}
+
+/// Progress that is life for those who wait as well.
+pub(super) struct Beating<'a> {
+    pub progress: &'a dyn Progress,
+    pub held: Option<&'a Held>,
+}
+
+impl Progress for Beating<'_> {
+    fn layer(&self, diff_id: &Digest, event: Event) {
+        if let Some(turn) = self.held.and_then(|held| held.there.as_ref()) {
+            turn.beat();
+        }
+        self.progress.layer(diff_id, event);
+    }
 }
 
 /// An image that was found, its documents verified and its layers not yet.
@@ -208,9 +233,10 @@ pub fn layers(
     let (next, made, errors) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
     let work = || {
         while let Some((expected, path)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let layer = source
-                .turn(&expected.diff_id)
-                .and_then(|_turn| session.layer(expected, progress, |unpack| source.unpack(expected, path, unpack)));
+            let layer = source.turn(&expected.diff_id).and_then(|held| {
+                let progress = Beating { progress, held: held.as_ref() };
+                session.layer(expected, &progress, |unpack| source.unpack(expected, path, unpack))
+            });
             match layer {
                 Ok(record) => drop(lock(&made).insert(expected.diff_id.clone(), record)),
                 Err(e) => {

@@ -7,9 +7,10 @@
 //! computed it is not the one that has parsed the blob.
 //!
 //! Who asks for what is being pulled already waits for that pull. A pull ends early when the last of those who wait has gone; then, as after
-//! every failure, its session takes back what it made. A layer that two images share is fetched by one pull, and found by the other.
+//! every failure, its session takes back what it made. A layer that two images share is fetched by one pull, and found by the other; so is all
+//! of an image that two processes pull ([`super::store::turn`]).
 
-use super::found::{self, Found, Search, Source, Unpack, What, unsuitable};
+use super::found::{self, Beating, Found, Held, Search, Source, Unpack, What, unsuitable};
 use super::oci::{Descriptor, Platform};
 use super::reference::Reference;
 use super::registry::blob::Doubts;
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::net::unix::pipe;
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 /// Images that are pulled at once, at most; others wait.
 const MAX_PULLS: usize = 16;
@@ -99,8 +100,8 @@ struct Inner {
     settings: Settings,
     transport: Transport,
     flights: Mutex<HashMap<Request, Weak<Flight>>>,
-    /// Who makes which layer.
-    layers: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who makes what: images and layers.
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     slots: Arc<Semaphore>,
     /// Threads that are at a pull.
     at_work: watch::Sender<usize>,
@@ -147,7 +148,7 @@ impl Puller {
             transport: Transport::new(settings.no_progress, proxies),
             settings,
             flights: Mutex::default(),
-            layers: Mutex::default(),
+            turns: Mutex::default(),
             slots: Arc::new(Semaphore::new(MAX_PULLS)),
             at_work: watch::channel(0).0,
         }))
@@ -326,6 +327,9 @@ impl Network<'_> {
     }
 
     fn bring(&self, request: &Request, top: &Descriptor, bytes: Vec<u8>, progress: &dyn Progress) -> Result<Pulled> {
+        // Who comes second finds all of it.
+        let held = self.take_turn(format!("image-{}", top.digest.hex()))?;
+        let progress = &Beating { progress, held: Some(&held) };
         let session = self.inner.store.session()?;
         let found = Search::new(self, &request.platform).from(top, bytes.clone())?;
         let mut found = found.ok_or_else(|| unsuitable(&request.platform, &platforms(&bytes)))?;
@@ -340,6 +344,22 @@ impl Network<'_> {
         self.block(async { Ok(()) })?; // the last moment to hear that nobody wants it
         session.commit(&[image])?;
         Ok(Pulled { id, target, fresh: false })
+    }
+
+    /// Waits until nobody else makes this, in this process or another one.
+    fn take_turn(&self, what: String) -> Result<Held> {
+        let turn = {
+            let mut all = lock(&self.inner.turns);
+            all.retain(|_, turn| turn.strong_count() > 0);
+            let turn = all.get(&what).and_then(Weak::upgrade).unwrap_or_default();
+            all.insert(what.clone(), Arc::downgrade(&turn));
+            turn
+        };
+        self.block(async {
+            let here = turn.lock_owned().await;
+            let there = self.inner.store.turn(&what, self.inner.settings.no_progress).await?;
+            Ok(Held { here, there })
+        })
     }
 
     /// Writes a layer's blob into the pipe that its worker reads.
@@ -406,6 +426,10 @@ fn platforms(bytes: &[u8]) -> String {
 
 impl Source for Network<'_> {
     fn document(&self, descriptor: &Descriptor, what: What) -> Result<Vec<u8>> {
+        let known = self.inner.store.document(&descriptor.digest);
+        if let Some(bytes) = known.filter(|bytes| bytes.len() as u64 == descriptor.size) {
+            return Ok(bytes);
+        }
         let read = async {
             match what {
                 What::Manifest => self.client.manifest(&descriptor.digest, Some(descriptor.size)).await,
@@ -428,15 +452,8 @@ impl Source for Network<'_> {
         }
     }
 
-    fn turn(&self, diff_id: &Digest) -> Result<Option<OwnedMutexGuard<()>>> {
-        let turn = {
-            let mut all = lock(&self.inner.layers);
-            all.retain(|_, turn| turn.strong_count() > 0);
-            let turn = all.get(diff_id).and_then(Weak::upgrade).unwrap_or_default();
-            all.insert(diff_id.clone(), Arc::downgrade(&turn));
-            turn
-        };
-        self.block(async { Ok(Some(turn.lock_owned().await)) })
+    fn turn(&self, diff_id: &Digest) -> Result<Option<Held>> {
+        self.take_turn(format!("layer-{}", diff_id.hex())).map(Some)
     }
 
     fn abandon(&self) {

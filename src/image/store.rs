@@ -9,6 +9,7 @@
 //!   layers/<diff id>/
 //!     fs/                    an overlay lower directory
 //!     layer.json             LayerRecord   sizes, so that accounting walks no tree
+//!   turns/<what>             flock(2)ed by the one process that fetches it ([`turn`])
 //!   tmp/<session>/           what a session is making or throwing away
 //!     lock                   flock(2)ed by its owner and that owner's workers; free = dead = to be swept
 //!     uses/<diff id>         layers the session counts on: nobody collects them
@@ -19,12 +20,15 @@
 //! written complete or not at all, and synced. So at any instant what `names.json` reaches is whole, and what it does not reach is
 //! either an image without a name or collected by the next sweep. A record that cannot be read makes one image unusable and no other
 //! ([`damaged`]). Exclusive locks are held for milliseconds, never while bytes are
-//! unpacked or deleted: two processes that want the same layer may both unpack it, and the second finds it there.
+//! unpacked or deleted: two processes that unpack the same layer do no harm, and the second finds it there. That they do not fetch it twice is
+//! [`turn`]'s.
 
 pub mod damaged;
 pub mod session;
+pub mod turn;
 
-use super::oci::{Config, Platform};
+use super::found::sha256;
+use super::oci::{Config, MAX_DOCUMENT, Platform};
 use super::reference::Reference;
 use super::unpack::spawn::Program;
 use crate::error::{Context, Error, Result, did_you_mean};
@@ -35,6 +39,7 @@ use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -158,11 +163,12 @@ impl Store {
     /// As [`Store::open`].
     pub fn open_with(paths: &Paths, program: Program) -> Result<Store> {
         let store = Store { root: paths.images(), program };
-        for dir in [store.root.clone(), store.records(), store.blobs(), store.layers(), store.tmp()] {
+        for dir in [store.root.clone(), store.records(), store.blobs(), store.layers(), store.tmp(), store.turns()] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.context(|| format!("mkdir {}", dir.display()))?;
         }
         store.sweep()?;
+        store.sweep_turns()?;
         Ok(store)
     }
 
@@ -192,6 +198,10 @@ impl Store {
 
     pub(super) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    fn turns(&self) -> PathBuf {
+        self.root.join("turns")
     }
 
     fn names_file(&self) -> PathBuf {
@@ -252,6 +262,14 @@ impl Store {
         let named = self.names()?.names.remove(&name.key());
         let usable = |named: &Named| matches!(record::read::<ImageRecord>(&self.record(&named.image)), Ok(Some(_)));
         Ok(named.filter(usable))
+    }
+
+    /// A manifest or config that an image brought, if it is there and as it should be.
+    pub fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.blobs().join(digest.hex())).ok()?;
+        file.take(MAX_DOCUMENT).read_to_end(&mut bytes).ok()?;
+        (sha256(&bytes) == *digest).then_some(bytes)
     }
 
     /// What `text` stands for; the record may be missing.
