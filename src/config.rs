@@ -7,7 +7,10 @@
 //!
 //! Bounds of loops, queues and inputs are not settings; each is a constant beside what it bounds.
 
+pub mod network;
+
 use crate::error::{Context, Error, Kind, Result, did_you_mean};
+use network::{NetworkMode, NetworkSettings};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
@@ -57,6 +60,16 @@ enum Shape {
     Listen,
     /// A host with an optional port, as image names start with one; what reads those checks the rest.
     Registry,
+    /// A name of an interface.
+    Interface,
+    /// Nothing, or a range of addresses.
+    Subnet {
+        v6: bool,
+    },
+    /// Nothing, or bytes.
+    Mtu,
+    /// Absolute paths: in the file a list, elsewhere with commas between them.
+    Directories,
     /// Not honoured by this version, so only its default (if it is decided) is accepted.
     Later,
 }
@@ -164,13 +177,18 @@ pub const KEYS: &[Key] = &[
         Shape::Time { most: MAX_NO_PROGRESS },
         "how long a registry may send nothing before it is asked again",
     ),
-    Key::later("network.mode", "auto"),
-    Key::later("network.bridge", "podwright0"),
-    Key::later("network.subnet4", "10.118.0.0/16"),
-    Key::later("network.subnet6", "fd70:6f64:7772::/64"),
-    Key::later("network.mtu", ""),
-    Key::later("network.cni_conf_dir", "/etc/cni/net.d"),
-    Key::later("network.cni_bin_dirs", "/opt/cni/bin"),
+    Key::new(
+        "network.mode",
+        "auto",
+        Shape::Word { now: NetworkMode::WORDS, later: &[] },
+        "what pods are connected to; auto: CNI when a conflist is there, else the bridge",
+    ),
+    Key::new("network.bridge", "podwright0", Shape::Interface, "the built-in bridge, and its nftables table"),
+    Key::new("network.subnet4", "10.118.0.0/16", Shape::Subnet { v6: false }, "IPv4 addresses of pods on the bridge"),
+    Key::new("network.subnet6", "fd70:6f64:7772::/64", Shape::Subnet { v6: true }, "their IPv6 addresses"),
+    Key::new("network.mtu", "", Shape::Mtu, "of pods on the bridge; empty: that of the host's default route"),
+    Key::new("network.cni_conf_dir", "/etc/cni/net.d", Shape::Directory, "where conflists of CNI are"),
+    Key::new("network.cni_bin_dirs", "/opt/cni/bin", Shape::Directories, "where plugins of CNI are looked for"),
     Key::later("agent.manifests", ""),
     Key::later("agent.manifest_url", ""),
     Key::later("agent.kubelet_config", ""),
@@ -234,6 +252,7 @@ pub struct Settings {
     /// Limits that cannot be enforced are warnings in a pod's status instead of refusals.
     pub allow_unenforced: bool,
     pub image: ImageSettings,
+    pub network: NetworkSettings,
 }
 
 /// The settings of pulling, checked.
@@ -296,6 +315,9 @@ impl Config {
                 "root and state are both {root}: what ends with a reboot needs its own directory"
             )));
         }
+        if config.value("network.subnet4").is_empty() && config.value("network.subnet6").is_empty() {
+            return Err(Error::invalid("network.subnet4 and network.subnet6 are both empty: a pod needs an address"));
+        }
         Ok(config)
     }
 
@@ -335,6 +357,16 @@ impl Config {
                 // Both were checked; the least is what they would be without a check.
                 parallel_layers: self.value("image.parallel_layers").parse().unwrap_or(1),
                 no_progress_timeout: time(self.value("image.no_progress_timeout")).unwrap_or(MAX_NO_PROGRESS),
+            },
+            network: NetworkSettings {
+                mode: NetworkMode::of(self.value("network.mode")),
+                bridge: self.value("network.bridge").to_owned(),
+                // All were checked; what does not parse is empty.
+                subnet4: self.value("network.subnet4").parse().ok(),
+                subnet6: self.value("network.subnet6").parse().ok(),
+                mtu: self.value("network.mtu").parse().ok(),
+                cni_conf_dir: self.value("network.cni_conf_dir").into(),
+                cni_bin_dirs: self.value("network.cni_bin_dirs").split(',').map(PathBuf::from).collect(),
             },
         }
     }
@@ -451,7 +483,8 @@ fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
         (Shape::Bool, _) => wrong("true or false"),
         (Shape::Count { .. }, DeValue::Integer(number)) => Ok(number.as_str().to_owned()),
         (Shape::Count { .. }, _) => wrong("a number"),
-        (Shape::Later, _) => Ok(flat(value)),
+        (Shape::Mtu, DeValue::Integer(number)) => Ok(number.as_str().to_owned()),
+        (Shape::Directories, DeValue::Array(_)) | (Shape::Later, _) => Ok(flat(value)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (_, _) => wrong("a string"),
     }
@@ -506,6 +539,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Shape::Count { most } => Err(format!("must be a whole number from 1 to {most}")),
         Shape::Time { most } if time(value).is_some_and(|t| !t.is_zero() && t <= most) => Ok(()),
         Shape::Time { most } => Err(format!("must be like 500ms, 90s or 5m, and at most {} s", most.as_secs())),
+        Shape::Interface => network::check_interface(value),
+        Shape::Subnet { v6 } => network::check_subnet(value, v6),
+        Shape::Mtu => network::check_mtu(value),
+        Shape::Directories => network::check_directories(value, check_directory),
         Shape::Word { now, .. } if now.contains(&value) => Ok(()),
         Shape::Word { now, later } if later.contains(&value) => {
             Err(format!("not honoured by this version, which has {}", now.join(", ")))
@@ -606,8 +643,8 @@ mod tests {
     fn a_key_of_a_later_version_is_refused_by_name_unless_it_has_its_default() {
         assert!(with_file("[network]\nmode = \"auto\"\ncni_bin_dirs = [\"/opt/cni/bin\"]").is_ok());
         assert!(
-            refusal("[network]\nmode = \"cni\"")
-                .contains("c.toml:2: network.mode = \"cni\": not honoured by this version")
+            refusal("[agent]\nmanifests = \"/m\"")
+                .contains("c.toml:2: agent.manifests = \"/m\": not honoured by this version")
         );
         assert!(refusal("[runtimes.runsc]\npath = \"/bin/runsc\"").contains("runtimes is not honoured"));
         assert!(refusal("cgroup.driver = \"systemd\"").contains("not honoured by this version, which has cgroupfs"));

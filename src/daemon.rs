@@ -120,6 +120,9 @@ async fn recover(options: Options) -> Result<Engine> {
     for e in engine.sweep_unfinished().await? {
         tracing::warn!("{e}");
     }
+    if let Err(e) = engine.network().collect().await {
+        tracing::warn!("{e}");
+    }
     tracing::info!("{} pods are there", engine.list_pods().len());
     Ok(engine)
 }

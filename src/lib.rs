@@ -13,6 +13,7 @@
 //! * `launch`  the OCI runtime: plan, spawn, init, root, seccomp, devices, exec
 //! * `shim`    the per-pod process
 //! * `image`   reference, import, unpack, store
+//! * `network` what pods are connected to: the built-in bridge, CNI
 //! * `engine`  the verbs
 //! * `criapi`  generated: the messages and services of the CRI
 //! * `ownapi`  generated: what podwright's commands ask of a daemon
@@ -31,6 +32,7 @@ pub mod cgroup;
 pub mod launch;
 pub mod shim;
 pub mod image;
+pub mod network;
 pub mod engine;
 #[rustfmt::skip]
 #[allow(deprecated, missing_debug_implementations, clippy::all, reason = "generated")]

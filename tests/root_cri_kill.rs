@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const WORKERS: usize = 4;
 
 /// Points of verbs that no method of the CRI comes to, each with why. What `run` passes of them is in `root_kill.rs`.
-const NOT_OF_A_DAEMON: [(&str, &str); 10] = [
+const NOT_OF_A_DAEMON: [(&str, &str); 11] = [
     ("engine.adopt.container", "a shim has died: tests/root_shim_death.rs"),
     ("engine.adopt.containers", "a shim has died"),
     ("engine.adopt.hello", "a shim has died"),
@@ -32,6 +32,7 @@ const NOT_OF_A_DAEMON: [(&str, &str); 10] = [
     ("engine.release.directories", "an instance of run ends"),
     ("engine.release.directory", "an instance of run ends"),
     ("engine.release.released", "an instance of run ends"),
+    ("engine.run_pod.network", "these pods have no network"),
     ("engine.run_pod.pod_cgroup", "a pod's own cgroup is the kubelet's"),
 ];
 

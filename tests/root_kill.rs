@@ -4,6 +4,7 @@
 mod fixtures;
 
 use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, ask, json, pod, until};
+use podwright::config::network::NetworkSettings;
 use podwright::engine::{Engine, Options};
 use podwright::state::model::Resources;
 use podwright::state::paths::Paths;
@@ -282,8 +283,14 @@ fn an_exec_whose_shim_is_killed_at_any_step_boundary_says_so_and_nothing_is_left
 
 /// The other process of the test below, which is killed: changes the limits of all that its instance runs.
 fn update(paths: &Paths, cgroup_root: String) {
-    let options =
-        Options { paths: paths.clone(), cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let options = Options {
+        paths: paths.clone(),
+        cgroup_root,
+        allow_unenforced: true,
+        node_name: String::new(),
+        network: NetworkSettings::default(),
+        owner: false,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let engine = Engine::open(options).expect("engine");

@@ -12,6 +12,7 @@
 
 use podwright::agent::convert::{self, NodeFacts, PodPlan};
 use podwright::agent::manifest;
+use podwright::config::network::NetworkSettings;
 use podwright::engine::exec::ExecConfig;
 use podwright::engine::{Engine, Options, sweep};
 use podwright::error::{Context, Error, Result};
@@ -64,7 +65,14 @@ fn options() -> Result<Options> {
     let paths =
         Paths { root: setting("PODWRIGHT_ROOT")?.into(), state: setting("PODWRIGHT_STATE")?.into(), instance: None };
     let cgroup_root = setting("PODWRIGHT_CGROUP_ROOT")?;
-    Ok(Options { paths, cgroup_root, allow_unenforced: true, node_name: "bench".to_owned(), owner: false })
+    Ok(Options {
+        paths,
+        cgroup_root,
+        allow_unenforced: true,
+        node_name: "bench".to_owned(),
+        network: NetworkSettings::default(),
+        owner: false,
+    })
 }
 
 async fn obey(engine: &Engine, command: &str) -> Result<()> {

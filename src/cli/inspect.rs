@@ -249,6 +249,8 @@ fn pod_text(page: &mut Page, view: &PodView) {
             ("grace period", format!("{}s", entry.grace_seconds)),
             ("hostname", if view.hostname.is_empty() { "the node's".to_owned() } else { view.hostname.clone() }),
             ("namespaces", plan_text::namespaces(&view.namespaces)),
+            ("network", entry.network.clone()),
+            ("ips", entry.ips.join(", ")),
             ("cgroup", entry.cgroup.clone()),
             ("logs", view.log_directory.clone().unwrap_or_default()),
             (if view.daemons { "daemon" } else { "`run`" }, number(view.owner_pid)),
@@ -260,6 +262,7 @@ fn pod_text(page: &mut Page, view: &PodView) {
     page.list(1, "annotations:", pairs(&entry.annotations));
     page.list(1, "sysctls:", pairs(&view.sysctls));
     page.list(1, "resolv.conf:", view.resolv_conf.iter().flat_map(|text| text.lines()).map(str::to_owned));
+    page.list(1, "host ports:", entry.host_ports.iter().cloned());
     page.list(1, "host aliases:", view.host_aliases.iter().cloned());
     limits_text(page, &view.limits);
     page.list(1, "warnings:", plan_text::grouped(&view.warnings));

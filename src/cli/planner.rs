@@ -146,7 +146,7 @@ impl Planner {
             PodCgroup::Given(path) => (path.clone(), Resources::default()),
         };
         let (mut warnings, mut refusals) = (Vec::new(), Vec::new());
-        refusals.extend(engine::check_pod(config).err().map(|e| e.to_string()));
+        refusals.extend(engine::check_pod(config, self.options.network.mode).err().map(|e| e.to_string()));
         let limits = self.limits(&resources, &cgroup, &mut warnings, &mut refusals)?;
         let mut containers = Vec::new();
         for container in &plan.containers {

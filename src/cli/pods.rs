@@ -4,7 +4,10 @@ use super::find::{self, Found, Target};
 use super::output::{self, Format};
 use super::{Session, status, units};
 use crate::agent::convert;
+use crate::engine::query::PodStatus;
 use crate::error::Result;
+use crate::network::HostPort;
+use crate::state::model::NamespaceMode;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -66,6 +69,12 @@ pub(super) struct Entry {
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     pub cgroup: String,
+    /// `bridge NAME`, `cni NAME`, `host`, or `none`: only its loopback.
+    pub network: String,
+    /// The first is the pod's own; none for `host` and `none`, and when it is stopped.
+    pub ips: Vec<String>,
+    /// Ports of the host that lead to the pod.
+    pub host_ports: Vec<String>,
     /// Of `podwright run`.
     pub instance: Option<String>,
 }
@@ -74,6 +83,7 @@ impl Entry {
     pub(super) fn new(found: &Found) -> Entry {
         let (record, summary) = (&found.pod.record, status::summary(found));
         let config = &record.config;
+        let attached = found.pod.network.as_ref();
         let own = [convert::ROLES, convert::RESTART_POLICY, convert::GRACE_SECONDS, convert::IMAGES];
         Entry {
             id: record.id.to_string(),
@@ -97,9 +107,25 @@ impl Entry {
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect(),
             cgroup: record.cgroup.clone(),
+            network: network(&found.pod),
+            ips: attached.iter().flat_map(|network| &network.ips).map(ToString::to_string).collect(),
+            host_ports: attached.iter().flat_map(|network| &network.ports).map(host_port).collect(),
             instance: found.engine.paths().instance.as_ref().map(ToString::to_string),
         }
     }
+}
+
+/// What a pod is connected to.
+fn network(pod: &PodStatus) -> String {
+    match &pod.network {
+        Some(network) => format!("{} {}", network.kind, network.network),
+        None if pod.record.config.namespaces.network == NamespaceMode::Node => "host".to_owned(),
+        None => "none".to_owned(),
+    }
+}
+
+fn host_port(port: &HostPort) -> String {
+    format!("{port} to {}", port.container_port)
 }
 
 pub(super) fn run(args: &PodsArgs, session: &Session) -> Result<u8> {

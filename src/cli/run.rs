@@ -172,6 +172,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
         cgroup_root: settings.cgroup_root.to_string_lossy().into_owned(),
         allow_unenforced: settings.allow_unenforced,
         node_name: node::name()?,
+        network: settings.network,
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::criapi::{
     self, Container, ContainerAttributes, ContainerMetadata, ContainerResources, ContainerState, ContainerUser,
     HugepageLimit, Image, ImageSpec, Int64Value, LinuxContainerResources, LinuxContainerUser, LinuxPodSandboxStatus,
-    Namespace, NamespaceMode as Mode, NamespaceOption, PodSandbox, PodSandboxAttributes, PodSandboxMetadata,
+    Namespace, NamespaceMode as Mode, NamespaceOption, PodIp, PodSandbox, PodSandboxAttributes, PodSandboxMetadata,
     PodSandboxNetworkStatus, PodSandboxState, Signal,
 };
 use crate::engine::pod::State;
@@ -64,13 +64,18 @@ pub(super) fn pod_status(pod: &PodStatus) -> criapi::PodSandboxStatus {
         metadata: Some(pod_metadata(&pod.record.config)),
         state: pod_state(pod.ready) as i32,
         created_at: pod.record.created_at_ns,
-        // Empty for the host's network, by contract; and a network of the pod's own has only its loopback in this version.
-        network: Some(PodSandboxNetworkStatus::default()),
+        network: Some(network_status(pod)),
         linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options: Some(options) }) }),
         labels: pod.record.config.labels.clone(),
         annotations: pod.record.config.annotations.clone(),
         runtime_handler: pod.record.config.runtime_handler.clone(),
     }
+}
+
+/// Empty for the host's network, by contract.
+fn network_status(pod: &PodStatus) -> PodSandboxNetworkStatus {
+    let mut ips = pod.network.iter().flat_map(|network| &network.ips).map(ToString::to_string);
+    PodSandboxNetworkStatus { ip: ips.next().unwrap_or_default(), additional_ips: ips.map(|ip| PodIp { ip }).collect() }
 }
 
 pub(super) fn pod_attributes(pod: &PodStatus) -> PodSandboxAttributes {

@@ -5,6 +5,7 @@ use crate::criapi::{
     CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
     RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, VersionResponse,
 };
+use crate::network;
 use std::collections::BTreeMap;
 
 /// Of the kubelet's runtime API: another one makes the kubelet end (pkg/kubelet/kuberuntime/kuberuntime_manager.go).
@@ -27,24 +28,25 @@ pub(super) fn runtime_config() -> RuntimeConfigResponse {
 }
 
 impl Cri {
-    /// Asked every few seconds: nothing is looked at.
-    pub(super) fn status(&self, verbose: bool) -> StatusResponse {
+    /// Asked every few seconds: it costs next to nothing.
+    pub(super) async fn status(&self, verbose: bool) -> StatusResponse {
         let condition = |kind: &str, status, reason: &str, message: &str| RuntimeCondition {
             r#type: kind.to_owned(),
             status,
             reason: reason.to_owned(),
             message: message.to_owned(),
         };
-        let conditions = vec![
-            condition("RuntimeReady", true, "", ""),
-            // The reason is the one that clients know.
-            condition(
+        let network = match self.engine.network().status().await {
+            network::Status::Ready => condition("NetworkReady", true, "", ""),
+            // The reason and the first words are those that clients know.
+            network::Status::NotReady(why) => condition(
                 "NetworkReady",
                 false,
                 "NetworkPluginNotReady",
-                "Network plugin returns error: this version of podwright has no pod network: a pod has its own loopback, or the host's network",
+                &format!("Network plugin returns error: {why}"),
             ),
-        ];
+        };
+        let conditions = vec![condition("RuntimeReady", true, "", ""), network];
         let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
         StatusResponse {
             status: Some(RuntimeStatus { conditions }),

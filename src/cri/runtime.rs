@@ -21,7 +21,7 @@ impl RuntimeService for Cri {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(Cri::status(self, request.into_inner().verbose)))
+        Ok(Response::new(Cri::status(self, request.into_inner().verbose).await))
     }
 
     async fn runtime_config(

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::state::model::{Dns, HostAlias, PodConfig};
 use std::fmt::Write;
+use std::net::IpAddr;
 
 /// The most name servers that reach resolv.conf: MAXNS of resolv.conf(5).
 const MAX_SERVERS: usize = 3;
@@ -59,13 +60,13 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{words}"); // a String takes everything
 }
 
-/// /etc/hosts as the kubelet manages it: the loopback names, the pod's address, the aliases.
+/// /etc/hosts as the kubelet manages it: the loopback names, the pod's addresses, the aliases.
 ///
 /// With the host's network it is the node's file (`node`) and the aliases.
 ///
 /// # Errors
 /// `InvalidArgument` for an alias that is no address or name.
-pub fn hosts(pod: &PodConfig, address: Option<&str>, node: Option<&str>) -> Result<String> {
+pub fn hosts(pod: &PodConfig, addresses: &[IpAddr], node: Option<&str>) -> Result<String> {
     let mut text = match node {
         Some(node) => format!("# The node's /etc/hosts, copied by podwright for this pod.\n{}\n", node.trim_end()),
         None => "# Made by podwright for this pod.\n\
@@ -78,8 +79,12 @@ pub fn hosts(pod: &PodConfig, address: Option<&str>, node: Option<&str>) -> Resu
             .to_owned(),
     };
     if node.is_none() && !pod.hostname.is_empty() {
+        let name = word("hostname", &pod.hostname)?;
         // A pod without an address of its own still has to find itself by name; Debian's 127.0.1.1 is the custom for that.
-        line(&mut text, format_args!("{}\t{}", address.unwrap_or("127.0.1.1"), word("hostname", &pod.hostname)?));
+        let itself = [IpAddr::from([127, 0, 1, 1])];
+        for address in if addresses.is_empty() { &itself } else { addresses } {
+            line(&mut text, format_args!("{address}\t{name}"));
+        }
     }
     if !pod.host_aliases.is_empty() {
         text.push_str("\n# From hostAliases.\n");
@@ -121,8 +126,8 @@ mod tests {
             host_aliases: vec![HostAlias { ip: ip.into(), hostnames: vec![name.into()] }],
             ..PodConfig::default()
         };
-        assert!(hosts(&alias("1.2.3.4", "a b"), None, None).is_err());
-        assert!(hosts(&alias("x", "a"), None, None).is_err());
+        assert!(hosts(&alias("1.2.3.4", "a b"), &[], None).is_err());
+        assert!(hosts(&alias("x", "a"), &[], None).is_err());
     }
 
     #[test]
@@ -132,9 +137,10 @@ mod tests {
             host_aliases: vec![HostAlias { ip: "10.1.2.3".into(), hostnames: vec!["a".into(), "b".into()] }],
             ..PodConfig::default()
         };
-        let text = hosts(&pod, Some("10.118.0.2"), None).expect("valid");
-        assert!(text.contains("127.0.0.1\tlocalhost\n") && text.contains("10.118.0.2\tweb\n"), "{text}");
+        let ips = ["10.118.0.2", "fd00::2"].map(|ip| ip.parse().expect("ip"));
+        let text = hosts(&pod, &ips, None).expect("valid");
+        assert!(text.contains("127.0.0.1\tlocalhost\n") && text.contains("10.118.0.2\tweb\nfd00::2\tweb\n"), "{text}");
         assert!(text.ends_with("# From hostAliases.\n10.1.2.3\ta\tb\n"), "{text}");
-        assert!(hosts(&pod, None, Some("127.0.0.1 node\n")).expect("valid").contains("127.0.0.1 node\n"));
+        assert!(hosts(&pod, &[], Some("127.0.0.1 node\n")).expect("valid").contains("127.0.0.1 node\n"));
     }
 }

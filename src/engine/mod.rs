@@ -19,6 +19,7 @@ pub mod events;
 pub mod exec;
 pub mod in_use;
 pub mod kept;
+mod network;
 pub mod oci;
 mod orphans;
 pub mod pod;
@@ -44,9 +45,11 @@ pub use run_pod::check as check_pod;
 pub use start_container::user_choice;
 
 use crate::cgroup::Hierarchy;
+use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::image::store::Store;
+use crate::network::Network;
 use crate::state::paths::Paths;
 use crate::sys;
 use events::Event;
@@ -74,6 +77,8 @@ pub struct Options {
     pub allow_unenforced: bool,
     /// The host's name, shown by pods on its network.
     pub node_name: String,
+    /// What pods are connected to.
+    pub network: NetworkSettings,
     /// Pods shall not outlive this engine (`run`).
     pub owner: bool,
 }
@@ -87,6 +92,7 @@ struct Inner {
     options: Options,
     images: Store,
     hierarchy: Hierarchy,
+    network: Network,
     /// The sealed program that all shims run from; made when the first one is.
     program: Mutex<Option<Arc<OwnedFd>>>,
     spare: spare::Spare,
@@ -121,10 +127,12 @@ impl Engine {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context(|| "read /proc/sys/kernel/random/boot_id")?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let network = Network::new(options.network.clone(), options.paths.clone());
         Ok(Engine(Arc::new(Inner {
             options,
             images,
             hierarchy,
+            network,
             program: Mutex::new(None),
             spare: spare::Spare::default(),
             pods: Mutex::new(HashMap::new()),
@@ -159,6 +167,11 @@ impl Engine {
     /// The cgroup hierarchy that limits are written to.
     pub fn hierarchy(&self) -> &Hierarchy {
         &self.0.hierarchy
+    }
+
+    /// What pods are connected to.
+    pub fn network(&self) -> &Network {
+        &self.0.network
     }
 
     /// What happens from now on. A listener that lags by [`EVENT_BACKLOG`] is told that it missed some.

@@ -18,6 +18,7 @@ use super::{Engine, blocking, orphans};
 use crate::cgroup::Row;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
+use crate::network::Attachment;
 use crate::state::flight::Flight;
 use crate::state::model::{PodCgroup, Resources};
 use crate::state::record::{
@@ -79,6 +80,8 @@ pub struct Facts {
     /// The limits of the pod's own cgroup, and what of them could not be enforced and was allowed not to be.
     pub limits: Arc<[Row]>,
     pub warnings: Arc<[String]>,
+    /// What it is connected to; `None`: the host's network, or nothing.
+    pub network: Option<Arc<Attachment>>,
     /// A duplicate of the pause process's pidfd.
     pub pause: Option<OwnedFd>,
 }

@@ -6,6 +6,7 @@ use super::pod::{Container, Facts, Pod, State};
 use crate::cgroup::Row;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
+use crate::network::Attachment;
 use crate::state::flight::{Entry, Flight, Source};
 use crate::state::model::{PodConfig, Resources};
 use crate::state::record::{ContainerRecord, ExitRecord, PodRecord, Process, ProcessRecord};
@@ -22,6 +23,8 @@ pub struct PodStatus {
     pub limits: Arc<[Row]>,
     pub warnings: Arc<[String]>,
     pub sandbox: Option<SandboxState>,
+    /// What it is connected to; `None` for the host's network, for nothing, and when it is stopped.
+    pub network: Option<Arc<Attachment>>,
     pub shim: Process,
     /// The shim died and got no successor; what it held was killed.
     pub shim_lost: bool,
@@ -78,6 +81,7 @@ fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
         limits: facts.limits.clone(),
         warnings: facts.warnings.clone(),
         sandbox: facts.sandbox.clone(),
+        network: facts.network.clone().filter(|_| !facts.stopped),
         shim: facts.shim.unwrap_or(pod.record.shim),
         shim_lost: facts.hung_up && !facts.stopped,
     }

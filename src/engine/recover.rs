@@ -8,6 +8,7 @@ use super::shim::{Shim, connect, unexpected};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
+use crate::network::Attachment;
 use crate::state::flight::{Flight, Source};
 use crate::state::record::{
     ContainerRecord, ExitRecord, ExitStatus, PodRecord, ProcessRecord, ResourcesRecord, SandboxRecord, ShimRecord,
@@ -174,6 +175,7 @@ impl Engine {
         let sandbox = self.find::<SandboxRecord>(&paths.sandbox_record(&id));
         let shim = self.find::<ShimRecord>(&paths.shim_record(&id)).record();
         let stopped = self.find::<StoppedRecord>(&paths.stopped_record(&id)).is_there();
+        let network = self.find::<Attachment>(&paths.attachment_record(&id)).record();
         let mut containers = Vec::new();
         for name in list(&paths.containers(&id))? {
             let Ok(container) = name.parse::<ContainerId>() else { continue };
@@ -188,6 +190,7 @@ impl Engine {
             facts.sandbox =
                 sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
             facts.stopped = stopped;
+            facts.network = network.map(Arc::new);
             facts.shim = shim.map(|record| record.shim);
             facts.containers.extend(containers);
         });

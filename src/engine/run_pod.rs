@@ -9,9 +9,11 @@ use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
 use super::{Engine, blocking, etc, mkdir_all, sweep};
 use crate::cgroup::Cgroup;
+use crate::config::network::NetworkMode;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::PodId;
+use crate::network;
 use crate::state::flight::{Flight, Source};
 use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
 use crate::state::record::{self, Durability, PodRecord, Process};
@@ -64,7 +66,7 @@ fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidArgument` and `Unsupported`, naming field, value and remedy.
-pub fn check(config: &PodConfig) -> Result<()> {
+pub fn check(config: &PodConfig, mode: NetworkMode) -> Result<()> {
     for (field, text) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
         let grammar = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if text.is_empty() || text.len() > 253 || !text.chars().all(grammar) || text.starts_with('.') {
@@ -84,12 +86,7 @@ pub fn check(config: &PodConfig) -> Result<()> {
     if !config.runtime_handler.is_empty() {
         return Err(Error::unsupported(format!("runtime handler {:?} is not configured", config.runtime_handler)));
     }
-    if let Some(port) = config.port_mappings.iter().find(|p| p.host_port != 0) {
-        return Err(Error::unsupported(format!(
-            "host port {} needs the bridge network, which this podwright does not have yet; use hostNetwork",
-            port.host_port
-        )));
-    }
+    network::check(config, mode)?;
     if matches!(config.namespaces.network, NamespaceMode::Container | NamespaceMode::Target(_))
         || matches!(config.namespaces.ipc, NamespaceMode::Container | NamespaceMode::Target(_))
     {
@@ -113,7 +110,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run_pod`].
     pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
-        check(&config)?;
+        check(&config, self.0.options.network.mode)?;
         self.check_root()?;
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
@@ -184,6 +181,7 @@ impl Engine {
         }
         pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf, undo).await?;
+        self.attach_network(&pod, undo).await?;
         pod.set_shim(Some(shim.clone()));
         let mut pods = self.pods_mut();
         pods.insert(id.clone(), pod.clone());
@@ -234,7 +232,7 @@ impl Engine {
         fault::point("engine.run_pod.directory");
         let host = config.namespaces.network == NamespaceMode::Node;
         let node = if host { std::fs::read_to_string("/etc/hosts").ok() } else { None };
-        let hosts = etc::hosts(config, None, node.as_deref())?;
+        let hosts = etc::hosts(config, &[], node.as_deref())?;
         let hostname = if config.hostname.is_empty() { &self.0.options.node_name } else { &config.hostname };
         let resolv = match &config.dns {
             Some(dns) => etc::resolv_conf(dns)?,
@@ -350,7 +348,10 @@ mod tests {
     fn a_sysctl_that_would_change_the_host_is_refused() {
         let with = |name: &str, network: NamespaceMode| {
             let namespaces = Namespaces { network, ..Namespaces::default() };
-            check(&PodConfig { sysctls: [(name.to_owned(), "1".to_owned())].into(), namespaces, ..pod() })
+            check(
+                &PodConfig { sysctls: [(name.to_owned(), "1".to_owned())].into(), namespaces, ..pod() },
+                NetworkMode::None,
+            )
         };
         assert!(with("net.ipv4.ip_forward", NamespaceMode::Pod).is_ok());
         assert!(with("kernel.shmmax", NamespaceMode::Pod).is_ok());
@@ -365,10 +366,10 @@ mod tests {
 
     #[test]
     fn a_name_that_means_something_to_a_path_is_refused() {
-        assert!(check(&pod()).is_ok());
+        assert!(check(&pod(), NetworkMode::None).is_ok());
         for bad in ["", "..", "a/b", "a\n"] {
-            assert!(check(&PodConfig { uid: bad.into(), ..pod() }).is_err(), "{bad:?}");
+            assert!(check(&PodConfig { uid: bad.into(), ..pod() }, NetworkMode::None).is_err(), "{bad:?}");
         }
-        assert!(check(&PodConfig { hostname: "a b".into(), ..pod() }).is_err());
+        assert!(check(&PodConfig { hostname: "a b".into(), ..pod() }, NetworkMode::None).is_err());
     }
 }

@@ -163,6 +163,9 @@ impl Engine {
             left.extend(killed.err());
         }
         fault::point("engine.stop_pod.containers");
+        // While the namespace is there: a plugin may want to see it. What is left of the network is left, and the rest goes on.
+        left.extend(self.detach_network(pod).await.err());
+        fault::point("engine.stop_pod.network");
         match pod.shim() {
             Ok(shim) => {
                 let stopped = shim.done(Request::StopSandbox, &[]).await;

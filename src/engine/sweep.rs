@@ -6,6 +6,7 @@
 use super::recover::list;
 use super::run_pod::remove_tree;
 use super::{Engine, Options, mkdir_all};
+use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{InstanceId, PodId};
@@ -33,7 +34,14 @@ pub fn main(args: &[OsString]) -> Result<u8> {
     };
     let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
     let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").unwrap_or_else(|_| DEFAULT_CGROUP_ROOT.to_owned());
-    let options = Options { paths, cgroup_root, allow_unenforced: true, node_name: String::new(), owner: false };
+    let options = Options {
+        paths,
+        cgroup_root,
+        allow_unenforced: true,
+        node_name: String::new(),
+        network: NetworkSettings::default(), // what a pod was attached to is in its record
+        owner: false,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)
 }

@@ -12,6 +12,8 @@
 //!       shim.json                    ShimRecord        engine: the shim that took over from a dead one
 //!       stopped.json                 StoppedRecord     engine, once: StopPodSandbox has ended
 //!       shim.sock                    made by the engine, listened on by the shim
+//!       network.json                 NetworkRecord     network, once: what was begun to attach the pod
+//!       attachment.json              Attachment        network, once: what the pod has
 //!       flight                       the flight recorder, written by both
 //!       etc/{hosts,hostname,resolv.conf}
 //!       containers/<container>/
@@ -88,6 +90,14 @@ impl Paths {
 
     pub fn shim_record(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("shim.json")
+    }
+
+    pub fn network_record(&self, pod: &PodId) -> PathBuf {
+        self.pod(pod).join("network.json")
+    }
+
+    pub fn attachment_record(&self, pod: &PodId) -> PathBuf {
+        self.pod(pod).join("attachment.json")
     }
 
     pub fn shim_socket(&self, pod: &PodId) -> PathBuf {

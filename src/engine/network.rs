@@ -1,0 +1,73 @@
+//! A pod and its network: when it is attached and detached, with which facts. What that means is [`crate::network`]'s.
+
+use super::pod::Pod;
+use super::undo::Undo;
+use super::{Engine, etc};
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::network::{Bandwidth, Netns, Request, host_ports};
+use crate::state::model::NamespaceMode;
+use crate::state::record::{Durability, Process, write_bytes};
+use crate::sys::start_time;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+impl Engine {
+    /// Connects a pod whose pause is there.
+    pub(super) async fn attach_network(&self, pod: &Arc<Pod>, undo: &mut Undo) -> Result<()> {
+        let config = &pod.record.config;
+        if config.namespaces.network == NamespaceMode::Node || self.network().kind().is_none() {
+            return Ok(());
+        }
+        let pause = pod.facts().sandbox.as_ref().map(|sandbox| sandbox.pause);
+        let netns = pause.map(open_netns).transpose()?.flatten();
+        let netns = netns.ok_or_else(|| Error::precondition("the pod's pause process has ended"))?;
+        let request = Request {
+            pod: pod.id().clone(),
+            name: config.name.clone(),
+            namespace: config.namespace.clone(),
+            uid: config.uid.clone(),
+            netns,
+            hostname: config.hostname.clone(),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            ports: host_ports(config)?,
+            dns: config.dns.clone(),
+            bandwidth: Bandwidth::of(&config.annotations)?,
+        };
+        let (engine, attached) = (self.clone(), pod.clone());
+        undo.push(move || async move { engine.detach_network(&attached).await });
+        let Some(attachment) = self.network().attach(request).await? else { return Ok(()) };
+        fault::point("engine.run_pod.network");
+        let hosts = etc::hosts(config, &attachment.ips, None)?;
+        write_bytes(&self.paths().etc(pod.id(), "hosts"), hosts.as_bytes(), 0o644, Durability::Boot)?;
+        pod.note("engine: network attached");
+        pod.change(|facts| facts.network = Some(Arc::new(attachment)));
+        Ok(())
+    }
+
+    /// Disconnects a pod, however far it was connected. Its containers have ended.
+    pub(super) async fn detach_network(&self, pod: &Pod) -> Result<()> {
+        if pod.record.config.namespaces.network == NamespaceMode::Node {
+            return Ok(());
+        }
+        let same_boot = pod.record.boot_id == self.0.boot_id;
+        let pause = pod.facts().sandbox.as_ref().filter(|sandbox| same_boot && sandbox.exit.is_none()).map(|s| s.pause);
+        // One that cannot be opened is as good as gone: what is outside of it must go all the same.
+        let netns = pause.and_then(|pause| open_netns(pause).ok().flatten());
+        self.network().detach(pod.id(), netns).await
+    }
+}
+
+/// The network namespace of a pause process; `None` when it has ended.
+fn open_netns(pause: Process) -> Result<Option<Netns>> {
+    let path = PathBuf::from(format!("/proc/{}/ns/net", pause.pid));
+    let opened = File::open(&path);
+    // Judged after it was opened: then it is that process's, and not another one's with its number.
+    if !start_time(pause.pid).is_ok_and(|start| start == pause.start_time) {
+        return Ok(None);
+    }
+    let fd = opened.context(|| format!("open {}", path.display()))?;
+    Ok(Some(Netns { fd: fd.into(), path }))
+}
