@@ -384,7 +384,7 @@ mod tests {
     fn what_is_no_port_is_refused_and_zero_is_none() {
         assert_eq!(host_ports(&pod(&[mapping("TCP", 0, "")])).expect("none").len(), 0);
         for bad in [mapping("ICMP", 80, ""), mapping("TCP", 80, "localhost")] {
-            assert!(host_ports(&pod(&[bad.clone()])).is_err(), "{bad:?}");
+            assert!(host_ports(&pod(std::slice::from_ref(&bad))).is_err(), "{bad:?}");
         }
         let none = PortMapping { container_port: 0, ..mapping("TCP", 80, "") };
         assert!(host_ports(&pod(&[none])).is_err());
