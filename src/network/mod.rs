@@ -136,6 +136,8 @@ impl Record for NetworkRecord {
 /// `attachment.json`: what a pod has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
+    /// A record has a `kind` of its own.
+    #[serde(rename = "network_kind")]
     pub kind: Kind,
     /// The name of the CNI network, or of the bridge.
     pub network: String,
@@ -390,6 +392,23 @@ mod tests {
         assert!(host_ports(&pod(&[none])).is_err());
         assert!(check(&pod(&[mapping("", 80, "")]), NetworkMode::None).is_err());
         assert!(check(&pod(&[mapping("", 80, "")]), NetworkMode::Auto).is_ok());
+    }
+
+    #[test]
+    fn an_attachment_is_read_back_as_written() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("attachment.json");
+        let attachment = Attachment {
+            kind: Kind::Bridge,
+            network: "podwright0".into(),
+            interface: INTERFACE.into(),
+            ips: vec!["10.118.0.2".parse().expect("ip")],
+            host_link: None,
+            ports: host_ports(&pod(&[mapping("TCP", 80, "")])).expect("valid"),
+            result: None,
+        };
+        record::write(&path, &attachment, Durability::Boot).expect("written");
+        assert_eq!(record::read(&path).expect("read"), Some(attachment));
     }
 
     #[test]
