@@ -1,4 +1,5 @@
-//! What a process that lives long sets for itself: setsid(2), umask(2), prctl(2) `PR_SET_CHILD_SUBREAPER`, and its descriptors.
+//! What a process that lives long sets for itself: setsid(2), umask(2), prctl(2) `PR_SET_CHILD_SUBREAPER`, and its descriptors. And signals
+//! to others: pidfd_send_signal(2), kill(2) of a group.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,6 +65,16 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends SIGKILL to a process group, kill(2). The group must be known to be there: its first process is a child that was not reaped.
+///
+/// # Errors
+/// `ESRCH` when there is no such group.
+pub fn kill_group(group: u32) -> io::Result<()> {
+    let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
+    let group = group.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?)
 }
 
 /// The directory above `dir` (`O_PATH`).

@@ -1,4 +1,4 @@
-//! `waitid`, waitid(2): by pidfd for a known child, by looking first for an unknown one.
+//! `waitid`, waitid(2): by pidfd for a known child, by looking first for an unknown one, by group.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -69,6 +69,21 @@ pub fn has_children() -> bool {
 /// `ECHILD` when it is no child of ours.
 pub fn waitid_pid(pid: u32) -> io::Result<()> {
     waitid(libc::P_PID, pid, libc::WNOHANG).map(|_| ())
+}
+
+/// Reaps the children of a process group that have ended; whether there are none left in it.
+///
+/// # Errors
+/// None that a caller could cause.
+pub fn reap_group(group: u32) -> io::Result<bool> {
+    loop {
+        match waitid(libc::P_PGID, group, libc::WNOHANG) {
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(true),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 #[cfg(test)]
