@@ -74,6 +74,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
     tokio::spawn(sweep_behind(engine.clone(), working.clone()));
+    let tended = engine.clone();
+    tokio::spawn(async move { tended.network().tend().await }); // it ends with the process
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
     let puller = Puller::new(engine.images().clone(), settings.pull);

@@ -73,7 +73,9 @@ impl Cri {
             "containers": self.engine.list_containers().len(),
             "unreadable": self.engine.unreadable(),
         });
-        [("config".to_owned(), self.config.to_string()), ("podwright".to_owned(), state.to_string())].into()
+        let cni = self.engine.network().cni().info();
+        let all = [("config", self.config.to_string()), ("podwright", state.to_string()), ("cni", cni.to_string())];
+        all.map(|(name, json)| (name.to_owned(), json)).into()
     }
 }
 

@@ -31,11 +31,15 @@ impl RuntimeService for Cri {
         Ok(Response::new(node::runtime_config()))
     }
 
-    /// The node's pod CIDR: networks here are configured by podwright or a CNI conflist. Never fails, for a kubelet would retry for ever.
+    /// The node's pod CIDR, for CNI plugins that want it. Never fails, for a kubelet would retry for ever.
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Result<Response<UpdateRuntimeConfigResponse>, Status> {
+        let config = request.into_inner().runtime_config.and_then(|config| config.network_config).unwrap_or_default();
+        if let Err(e) = self.engine.network().cni().set_pod_cidr(&config.pod_cidr).await {
+            tracing::warn!("{e}");
+        }
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 

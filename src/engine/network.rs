@@ -35,6 +35,7 @@ impl Engine {
             ports: host_ports(config)?,
             dns: config.dns.clone(),
             bandwidth: Bandwidth::of(&config.annotations)?,
+            cgroup: pod.record.cgroup.clone(),
         };
         let (engine, attached) = (self.clone(), pod.clone());
         undo.push(move || async move { engine.detach_network(&attached).await });

@@ -1,7 +1,7 @@
 //! What pods are connected to: the seam between the engine and whatever makes a network.
 //!
 //! A pod's network namespace is made and owned by its pause process. Here it is given an interface, addresses and routes ([`Network::attach`]),
-//! by the built-in bridge ([`bridge`]) or by CNI plugins (`cni`), and everything that is outside of the namespace is taken away again
+//! by the built-in bridge ([`bridge`]) or by CNI plugins ([`cni`]), and everything that is outside of the namespace is taken away again
 //! ([`Network::detach`]). The engine knows of either no more than this file says.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 //! What is not here: `lo`, hostname and sysctls (`launch/pause`), the texts of /etc (`engine/etc`).
 
 pub mod bridge;
+pub mod cni;
 
 use crate::config::network::{NetworkMode, NetworkSettings};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use crate::state::model::{Dns, NamespaceMode, PodConfig, PortMapping};
 use crate::state::paths::Paths;
 use crate::state::record::{self, Durability, Record};
 use bridge::Bridge;
+use cni::Cni;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,12 +41,8 @@ pub struct Network {
     settings: NetworkSettings,
     paths: Paths,
     bridge: Bridge,
-    // cni: Cni
+    cni: Cni,
 }
-
-/// Until it is here.
-const NO_CNI: &str =
-    "CNI is not in this version of podwright; set network.mode = \"bridge\", and the built-in bridge is used";
 
 /// Which of the networks a pod is on. A pod never moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +76,8 @@ pub struct Request {
     /// What the pod asked for, not what it gets when it asked for nothing.
     pub dns: Option<Dns>,
     pub bandwidth: Bandwidth,
+    /// The pod's cgroup, absolute in the v2 hierarchy.
+    pub cgroup: String,
 }
 
 /// A pod's network namespace, held open: it cannot become another one's.
@@ -121,12 +121,11 @@ pub struct NetworkRecord {
     pub plan: Plan,
 }
 
-/// All that detach needs, by kind.
+/// All that detach needs, by kind. A pod on CNI has no record here, but one that survives a reboot ([`cni`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plan {
     Bridge(bridge::Plan),
-    // Cni(cni::Plan)
 }
 
 impl Record for NetworkRecord {
@@ -166,7 +165,8 @@ pub enum Status {
 
 impl Network {
     pub fn new(settings: NetworkSettings, paths: Paths) -> Network {
-        Network { bridge: Bridge, settings, paths }
+        let cni = Cni::new(settings.cni_conf_dir.clone(), settings.cni_bin_dirs.clone(), paths.clone());
+        Network { bridge: Bridge, cni, settings, paths }
     }
 
     /// Gives the pod its network. `None`: it has only its loopback.
@@ -181,7 +181,7 @@ impl Network {
         let attachment = match self.kind() {
             None => return Ok(None),
             Some(Kind::Bridge) => self.bridge.attach(request).await?,
-            Some(Kind::Cni) => return Err(Error::unsupported(NO_CNI)),
+            Some(Kind::Cni) => self.cni.attach(&request).await?,
         };
         record::write(&self.paths.attachment_record(&pod), &attachment, Durability::Boot)?;
         fault::point("network.attach.recorded");
@@ -196,7 +196,7 @@ impl Network {
     pub async fn detach(&self, pod: &PodId, netns: Option<Netns>) -> Result<()> {
         let begun = record::read::<NetworkRecord>(&self.paths.network_record(pod))?;
         match begun.map(|begun| begun.plan) {
-            None => Ok(()),
+            None => self.cni.detach(pod, netns.as_ref()).await,
             Some(Plan::Bridge(plan)) => self.bridge.detach(pod, plan, netns).await,
         }
     }
@@ -209,7 +209,7 @@ impl Network {
                     .to_owned(),
             ),
             Some(Kind::Bridge) => self.bridge.status().await,
-            Some(Kind::Cni) => Status::NotReady(NO_CNI.to_owned()),
+            Some(Kind::Cni) => self.cni.status().await,
         }
     }
 
@@ -221,9 +221,20 @@ impl Network {
         Ok(())
     }
 
+    /// The same for what takes long, and then again for what was left, for as long as the engine is there. Of CNI that is, whose plugins may hang.
+    pub async fn tend(&self) {
+        self.cni.tend().await;
+    }
+
+    /// Pods on CNI: what plugins are configured, and what is owed to them.
+    pub fn cni(&self) -> &Cni {
+        &self.cni
+    }
+
     /// What the next pod is attached to; `None`: nothing.
     pub fn kind(&self) -> Option<Kind> {
         match self.settings.mode {
+            NetworkMode::Auto if self.cni.is_configured() => Some(Kind::Cni),
             NetworkMode::None | NetworkMode::Auto => None, // until the bridge is there
             NetworkMode::Bridge => Some(Kind::Bridge),
             NetworkMode::Cni => Some(Kind::Cni),

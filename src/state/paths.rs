@@ -24,6 +24,8 @@
 //! /var/lib/podwright/                root: survives reboots
 //!   images/                          see image/store.rs
 //!   containers/<container>/{upper,work}   writable layers
+//!   cni/<pod>.json                   what is attached to a CNI network, until its DEL is done: network/cni
+//!   cni/{lock,pod-cidr.json}         held by whoever has plugins at work; what the kubelet has said
 //!   pods/<pod>/{volumes,logs}/       emptyDir volumes, and logs of pods that gave no log directory
 //! ```
 //!
@@ -135,6 +137,24 @@ impl Paths {
 
     pub fn resources_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
         self.container(pod, container).join("resources.json")
+    }
+
+    /// Attachments to CNI networks, of all engines: what their plugins keep survives a reboot too.
+    pub fn cni(&self) -> PathBuf {
+        self.root.join("cni")
+    }
+
+    pub fn cni_record(&self, pod: &PodId) -> PathBuf {
+        self.cni().join(format!("{pod}.json"))
+    }
+
+    pub fn cni_lock(&self) -> PathBuf {
+        self.cni().join("lock")
+    }
+
+    /// What the kubelet has said.
+    pub fn cni_pod_cidr(&self) -> PathBuf {
+        self.cni().join("pod-cidr.json")
     }
 
     pub fn images(&self) -> PathBuf {

@@ -1,0 +1,631 @@
+//! CNI 1.1: pods on the network of an add-on, by its plugins (github.com/containernetworking/cni, SPEC.md).
+//!
+//! ```text
+//!   attach   VERSION*   record   ADD, ADD ...   answer        * only where a network may be run with several versions
+//!   detach   DEL ... DEL in reverse order   record gone
+//!   start    DEL for every record whose pod is gone, or of another boot; then GC, where the network has it
+//! ```
+//! The record is below /var/lib and synced before the first plugin runs, for what plugins keep (leases of addresses) survives a reboot
+//! as well: whatever is killed or loses its power, there is a file that says what is to be deleted, with which configuration, even if
+//! that has changed since. Everything else that is known of an attachment is in the pod's own directory.
+//!
+//! A DEL that fails is told to the caller, who calls again. After [`MAX_TRIES`] the pod may go, and the DEL is owed: it is tried again
+//! behind, and at each start, until it succeeds; so a plugin that was uninstalled holds up no pod for ever and no address is forgotten.
+//!
+//! Where this differs from libcni, on purpose: an ADD that failed is taken back from the plugin that failed on, with the result so far, so
+//! that plugins that delete by result (firewall) find theirs; `capabilities` are not passed on, as the specification has it; and nothing
+//! is asked of a plugin without a time limit.
+
+mod args;
+mod conf;
+mod exec;
+mod plugins;
+mod strays;
+mod version;
+
+// For tests of them all.
+pub mod result;
+
+use super::{Attachment, INTERFACE, Kind as NetworkKind, Netns, Request, Status};
+use crate::config::network::Subnet;
+use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
+use crate::id::PodId;
+use crate::state::paths::Paths;
+use crate::state::record::{self, Durability, Record};
+use crate::sys;
+use conf::{Network, Plugin};
+use plugins::{Job, Plugins, Subject, Verb};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use version::Version;
+
+/// After so many failed calls for one pod its DEL is owed, and the pod may go. The kubelet calls again within seconds.
+const MAX_TRIES: u32 = 3;
+/// How long what is owed waits until it is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long an answer to STATUS is good for. The kubelet asks every 5 s, and each answer is a process a plugin.
+const STATUS_GOOD_FOR: Duration = Duration::from_secs(15);
+/// Files that are told as skipped.
+const MAX_SKIPPED: usize = 8;
+
+/// How long the plugins of a network may take together. The kubelet gives up after 2 minutes (4 for a sandbox), and what was begun
+/// must be taken back within that.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub add: Duration,
+    pub del: Duration,
+    pub check: Duration,
+    pub gc: Duration,
+    /// VERSION too.
+    pub status: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits { add: seconds(60), del: seconds(45), check: seconds(30), gc: seconds(60), status: seconds(5) }
+    }
+}
+
+/// CNI as this engine uses it. Cheap to clone; all clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Cni(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    conf_dir: PathBuf,
+    bin_dirs: Vec<PathBuf>,
+    paths: Paths,
+    boot_id: String,
+    limits: Limits,
+    plugins: Plugins,
+    facts: Mutex<Facts>,
+    /// Something is owed.
+    owing: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    /// Attachments that this process has made itself: no plugin of a dead engine works on them.
+    own: HashSet<PodId>,
+    /// How often a DEL has failed.
+    failed: HashMap<PodId, u32>,
+    /// Pods that are gone, and why their DEL is still to be done.
+    owed: BTreeMap<PodId, String>,
+    /// The last answer to STATUS: of which network, when, and why not.
+    status: Option<(Network, Instant, Option<String>)>,
+    /// Somebody asks for it.
+    asking: bool,
+    /// What others have left was looked for.
+    looked: bool,
+}
+
+/// `cni/<pod>.json` below /var/lib: what was begun, with all that a DEL needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    pod: PodId,
+    boot_id: String,
+    /// The pod's records of its engine: it is there as long as the first is, and the second is not.
+    pod_record: PathBuf,
+    stopped_record: PathBuf,
+    attachment_record: PathBuf,
+    network: Network,
+    /// The version that the plugins were run with; the record has one of its own.
+    cni_version: Version,
+    bin_dirs: Vec<PathBuf>,
+    netns: String,
+    /// `CNI_ARGS`.
+    args: String,
+    capabilities: Map<String, Value>,
+}
+
+impl Record for Begun {
+    const KIND: &'static str = "cni";
+}
+
+/// `cni/pod-cidr.json`: the kubelet says it once, not to each daemon.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct PodCidr {
+    subnets: Vec<String>,
+}
+
+impl Record for PodCidr {
+    const KIND: &'static str = "pod-cidr";
+}
+
+/// An ADD that failed: how far it had come.
+struct Stuck {
+    /// How many plugins were asked, the one that failed included.
+    asked: usize,
+    /// What those before it have answered.
+    result: Option<Value>,
+    error: Error,
+}
+
+impl Cni {
+    pub fn new(conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, paths: Paths) -> Cni {
+        Cni::with(conf_dir, bin_dirs, paths, Limits::default())
+    }
+
+    /// With other limits than the usual ones.
+    pub fn with(conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, paths: Paths, limits: Limits) -> Cni {
+        // Without one every record is of this boot: then its pod's records decide.
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let plugins = Plugins::default();
+        let (facts, owing) = (Mutex::default(), Notify::new());
+        Cni(Arc::new(Inner { conf_dir, bin_dirs, paths, boot_id, limits, plugins, facts, owing }))
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a network to attach pods to.
+    pub fn is_configured(&self) -> bool {
+        conf::load(&self.0.conf_dir).network.is_some()
+    }
+
+    /// Attaches a pod to the network that is configured now.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` without a network or a plugin's program, with the remedy; otherwise what a plugin says, with everything taken
+    /// back, or what could not be: then a detach is due.
+    pub async fn attach(&self, request: &Request) -> Result<Attachment> {
+        let found = conf::load(&self.0.conf_dir);
+        let Some((_, network)) = found.network else { return Err(Error::precondition(self.without(&found.skipped))) };
+        let until = Instant::now() + self.0.limits.add;
+        let asking = Instant::now() + self.0.limits.status;
+        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, asking).await;
+        let version = version.ok_or_else(|| Error::internal("a network without a version was let through"))?;
+        let begun = Begun {
+            pod: request.pod.clone(),
+            boot_id: self.0.boot_id.clone(),
+            pod_record: self.0.paths.pod_record(&request.pod),
+            stopped_record: self.0.paths.stopped_record(&request.pod),
+            attachment_record: self.0.paths.attachment_record(&request.pod),
+            cni_version: version,
+            bin_dirs: self.0.bin_dirs.clone(),
+            netns: request.netns.path.display().to_string(),
+            args: args::cni_args(request),
+            capabilities: args::capabilities(request, &self.pod_cidr())?,
+            network,
+        };
+        if !self.facts().looked {
+            // Without a daemon there is nobody else who would: a `run` after a reboot.
+            let cni = self.clone();
+            tokio::spawn(async move { cni.delete_gone().await.iter().for_each(|e| tracing::warn!("{e}")) });
+        }
+        let _shared = self.lock(false).await?;
+        self.facts().own.insert(request.pod.clone());
+        let path = self.0.paths.cni_record(&begun.pod);
+        let begun = blocking(move || record::write(&path, &begun, Durability::Disk).map(|()| begun)).await?;
+        fault::point("network.cni.recorded");
+        match self.add(&begun, until).await {
+            Ok(attachment) => Ok(Attachment { ports: request.ports.clone(), ..attachment }),
+            Err(stuck) => Err(self.take_back(&begun, stuck).await),
+        }
+    }
+
+    /// ADD, one plugin after the other, each with what the one before it has answered.
+    async fn add(&self, begun: &Begun, until: Instant) -> Result<Attachment, Stuck> {
+        let mut result = None;
+        for (at, plugin) in begun.network.plugins.iter().enumerate() {
+            let stdin = begun.stdin(plugin, result.as_ref());
+            let said = self.run(begun, Verb::Add, plugin, &begun.netns, stdin, until).await;
+            fault::point("network.cni.added");
+            let answer = said.and_then(|said| {
+                let doing = || format!("network {}: ADD of plugin {}", begun.network.name, plugin.program);
+                result::parse(&said, begun.cni_version).map_err(|why| Error::internal(why).context(doing()))
+            });
+            match answer {
+                Ok(answer) => result = Some(answer),
+                Err(error) => return Err(Stuck { asked: at + 1, result, error }),
+            }
+        }
+        let asked = begun.network.plugins.len();
+        let answer = result.clone().unwrap_or_default();
+        match result::addresses(&answer, INTERFACE) {
+            Err(why) => {
+                Err(Stuck { asked, result, error: Error::internal(format!("network {}: {why}", begun.network.name)) })
+            }
+            Ok(ips) => Ok(Attachment {
+                kind: NetworkKind::Cni,
+                network: begun.network.name.clone(),
+                interface: INTERFACE.to_owned(),
+                ips,
+                host_link: None,
+                ports: Vec::new(),
+                result,
+            }),
+        }
+    }
+
+    /// DEL for what an ADD that failed has begun. The error, with what could not be taken back.
+    async fn take_back(&self, begun: &Begun, stuck: Stuck) -> Error {
+        let until = Instant::now() + self.0.limits.del;
+        let asked = &begun.network.plugins[..stuck.asked];
+        match self
+            .del(begun, asked, &begun.netns, stuck.result.as_ref(), until)
+            .await
+            .and_then(|()| self.forget(&begun.pod))
+        {
+            Ok(()) => stuck.error,
+            Err(left) => Error::new(stuck.error.kind(), format!("{} (and then, taking it back: {left})", stuck.error)),
+        }
+    }
+
+    /// DEL, the last plugin first. It ends at the first failure: an address must not go back while a rule still leads to it.
+    async fn del(
+        &self,
+        begun: &Begun,
+        plugins: &[Plugin],
+        netns: &str,
+        result: Option<&Value>,
+        until: Instant,
+    ) -> Result<()> {
+        let result = result.filter(|_| begun.cni_version.has_check());
+        for plugin in plugins.iter().rev() {
+            let stdin = begun.stdin(plugin, result);
+            match self.run(begun, Verb::Del, plugin, netns, stdin, until).await {
+                // "The runtime does not need to clean up" (SPEC, code 3).
+                Err(e) if e.kind() == Kind::NotFound => {}
+                deleted => drop(deleted?),
+            }
+            fault::point("network.cni.deleted");
+        }
+        Ok(())
+    }
+
+    /// Detaches a pod; one that was never attached, or is detached already, is no error. `netns` is `None` when the namespace is gone.
+    ///
+    /// # Errors
+    /// What a plugin says. After [`MAX_TRIES`] of them it is owed, and no error any more.
+    pub async fn detach(&self, pod: &PodId, netns: Option<&Netns>) -> Result<()> {
+        let Err(e) = self.try_detach(pod, netns).await else { return Ok(()) };
+        let tries = {
+            let mut facts = self.facts();
+            let tries = facts.failed.entry(pod.clone()).or_default();
+            *tries += 1;
+            *tries
+        };
+        if tries < MAX_TRIES {
+            return Err(e);
+        }
+        tracing::warn!("pod {}: its DEL is owed, and will be tried again: {e}", pod.short());
+        self.owe(pod, &e);
+        Ok(())
+    }
+
+    fn owe(&self, pod: &PodId, why: &Error) {
+        self.facts().owed.insert(pod.clone(), why.to_string());
+        self.0.owing.notify_one();
+    }
+
+    async fn try_detach(&self, pod: &PodId, netns: Option<&Netns>) -> Result<()> {
+        let Some(begun) = record::read::<Begun>(&self.0.paths.cni_record(pod))? else {
+            return Ok(());
+        };
+        let _shared = self.lock(false).await?;
+        if begun.boot_id == self.0.boot_id && !self.facts().own.contains(pod) {
+            let stray = pod.clone();
+            let ended = blocking(move || Ok(strays::end(&stray))).await?;
+            if ended > 0 {
+                tracing::warn!(
+                    "pod {}: {ended} plugins of an engine that was killed were at work, and are ended",
+                    pod.short()
+                );
+            }
+        }
+        // One that cannot be read is told by recovery; plugins delete without a result too.
+        let attachment = record::read::<Attachment>(&begun.attachment_record).ok().flatten();
+        let result = attachment.filter(|_| begun.boot_id == self.0.boot_id).and_then(|attachment| attachment.result);
+        let path = netns.map(|netns| netns.path.display().to_string()).unwrap_or_default();
+        let until = Instant::now() + self.0.limits.del;
+        self.del(&begun, &begun.network.plugins, &path, result.as_ref(), until).await?;
+        self.forget(pod)
+    }
+
+    /// The pod is attached to nothing any more.
+    fn forget(&self, pod: &PodId) -> Result<()> {
+        let path = self.0.paths.cni_record(pod);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+        fault::point("network.cni.forgotten");
+        let mut facts = self.facts();
+        facts.own.remove(pod);
+        facts.failed.remove(pod);
+        facts.owed.remove(pod);
+        Ok(())
+    }
+
+    /// CHECK: whether the pod's network is still as the plugins made it. One that was not attached, or a network that has no CHECK, is.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn check(&self, pod: &PodId) -> Result<()> {
+        let Some(begun) = record::read::<Begun>(&self.0.paths.cni_record(pod))? else { return Ok(()) };
+        if begun.network.disable_check || !begun.cni_version.has_check() {
+            return Ok(());
+        }
+        let _shared = self.lock(false).await?;
+        let attachment = record::read::<Attachment>(&begun.attachment_record)?;
+        let result = attachment.and_then(|attachment| attachment.result);
+        let until = Instant::now() + self.0.limits.check;
+        for plugin in &begun.network.plugins {
+            let stdin = begun.stdin(plugin, result.as_ref());
+            self.run(&begun, Verb::Check, plugin, &begun.netns, stdin, until).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what pods have left that are gone, of whichever engine; then lets plugins do the same (GC), with those that are there.
+    ///
+    /// # Errors
+    /// Everything that is left, together. It is owed, and tried again by [`Cni::tend`].
+    pub async fn collect(&self) -> Result<()> {
+        let mut left = self.delete_gone().await;
+        left.extend(self.gc().await.err());
+        Error::collect(left).map_or(Ok(()), Err)
+    }
+
+    async fn delete_gone(&self) -> Vec<Error> {
+        self.facts().looked = true;
+        let (records, mut left) = self.records();
+        let gone = records.into_iter().filter(|begun| !self.is_there(begun));
+        for pod in gone.map(|begun| begun.pod).collect::<Vec<_>>() {
+            if let Err(e) = self.try_detach(&pod, None).await {
+                self.owe(&pod, &e);
+                left.push(e.context(format!("pod {}, which is gone", pod.short())));
+            }
+        }
+        left
+    }
+
+    /// Whether the pod of an attachment is there, and was not stopped.
+    fn is_there(&self, begun: &Begun) -> bool {
+        begun.boot_id == self.0.boot_id && begun.pod_record.exists() && !begun.stopped_record.exists()
+    }
+
+    /// All attachments, of whichever engine; and what cannot be read of them, which stays.
+    fn records(&self) -> (Vec<Begun>, Vec<Error>) {
+        let (mut records, mut wrong) = (Vec::new(), Vec::new());
+        let names = std::fs::read_dir(self.0.paths.cni()).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned()));
+        for pod in names.filter_map(|name| name.parse::<PodId>().ok()) {
+            match record::read::<Begun>(&self.0.paths.cni_record(&pod)) {
+                Ok(begun) => records.extend(begun),
+                Err(e) => wrong.push(e),
+            }
+        }
+        (records, wrong)
+    }
+
+    /// GC of the network that is configured, if it has it. All its plugins are asked, whatever one says.
+    async fn gc(&self) -> Result<()> {
+        let Some((_, network)) = conf::load(&self.0.conf_dir).network.filter(|(_, network)| !network.disable_gc) else {
+            return Ok(());
+        };
+        let until = Instant::now() + self.0.limits.gc;
+        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, until).await;
+        let Some(version) = version.filter(|version| version.has_gc()) else { return Ok(()) };
+        // No ADD and no DEL meanwhile, of whichever engine (SPEC, "Lifecycle & Ordering").
+        let _alone = self.lock(true).await?;
+        let (records, wrong) = self.records();
+        if let Some(e) = Error::collect(wrong) {
+            // Its pod may be there, and would lose its address.
+            return Err(e.context(format!("network {}: no GC", network.name)));
+        }
+        let of_network = records.iter().filter(|begun| begun.network.name == network.name);
+        // What is owed is not there any more and still has its DEL to come, which GC is no substitute for.
+        let valid: Value =
+            of_network.map(|begun| json!({"containerID": begun.pod.as_str(), "ifname": INTERFACE})).collect();
+        // The second is how libcni has misspelt it.
+        let more = [("cni.dev/valid-attachments", valid.clone()), ("cni.dev/attachments", valid)];
+        let mut left = Vec::new();
+        for plugin in &network.plugins {
+            let stdin = args::stdin(plugin, &network.name, version, None, &Map::new(), &more);
+            let job = Job { verb: Verb::Gc, plugin, network: &network.name, subject: None, stdin, until };
+            left.extend(self.0.plugins.run(job, &self.0.bin_dirs).await.err());
+            fault::point("network.cni.collected");
+        }
+        Error::collect(left).map_or(Ok(()), Err)
+    }
+
+    /// Collects, and then tries what is owed again, for as long as the engine is there.
+    pub async fn tend(&self) {
+        if let Err(e) = self.collect().await {
+            tracing::warn!("{e}");
+        }
+        loop {
+            if self.facts().owed.is_empty() {
+                self.0.owing.notified().await;
+            }
+            tokio::time::sleep(RETRY).await;
+            self.pay().await;
+        }
+    }
+
+    /// Tries what is owed once.
+    pub async fn pay(&self) {
+        let owed: Vec<PodId> = self.facts().owed.keys().cloned().collect();
+        for pod in owed {
+            match self.try_detach(&pod, None).await {
+                Ok(()) => {
+                    self.facts().owed.remove(&pod);
+                    tracing::info!("pod {}: the DEL that was owed is done", pod.short());
+                }
+                Err(e) => self.owe(&pod, &e),
+            }
+        }
+    }
+
+    /// Whether pods can be attached: there is a network, its programs are there, and its plugins say so if they can be asked (STATUS).
+    /// Never waits for a plugin but the first time.
+    pub async fn status(&self) -> Status {
+        let found = conf::load(&self.0.conf_dir);
+        let Some((file, network)) = found.network else { return Status::NotReady(self.without(&found.skipped)) };
+        for plugin in &network.plugins {
+            if let Err(e) = plugins::find(&plugin.program, &self.0.bin_dirs) {
+                return Status::NotReady(format!("network {} of {}: {e}", network.name, file.display()));
+            }
+        }
+        if !network.versions.iter().any(|version| version.has_gc()) {
+            return Status::Ready;
+        }
+        let known = |facts: &Facts| facts.status.clone().filter(|(of, _, _)| *of == network);
+        let (answer, ask) = {
+            let mut facts = self.facts();
+            let answer = known(&facts);
+            let old = answer.as_ref().is_none_or(|(_, when, _)| when.elapsed() > STATUS_GOOD_FOR);
+            let ask = old && !facts.asking;
+            facts.asking |= ask;
+            (answer, ask)
+        };
+        let (cni, of) = (self.clone(), network.clone());
+        let asked = ask.then(|| tokio::spawn(async move { cni.ask_status(of).await }));
+        let why_not = match (answer, asked) {
+            (Some((_, _, why_not)), _) => why_not,
+            (None, Some(asked)) => {
+                let _ = asked.await; // it does not panic, and then there is no answer
+                known(&self.facts()).and_then(|(_, _, why_not)| why_not)
+            }
+            (None, None) => Some(format!("network {}: its plugins are being asked", network.name)),
+        };
+        why_not.map_or(Status::Ready, Status::NotReady)
+    }
+
+    async fn ask_status(&self, network: Network) {
+        let until = Instant::now() + self.0.limits.status;
+        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, until).await;
+        let mut why_not = None;
+        for plugin in network.plugins.iter().filter(|_| version.is_some_and(Version::has_gc)) {
+            let stdin = args::stdin(plugin, &network.name, version.unwrap_or(Version::V1_1_0), None, &Map::new(), &[]);
+            let job = Job { verb: Verb::Status, plugin, network: &network.name, subject: None, stdin, until };
+            if let Err(e) = self.0.plugins.run(job, &self.0.bin_dirs).await {
+                why_not = Some(e.to_string());
+                break;
+            }
+        }
+        let mut facts = self.facts();
+        facts.status = Some((network, Instant::now(), why_not));
+        facts.asking = false;
+    }
+
+    /// For `crictl info`: what is configured, what was skipped and why, what is owed.
+    pub fn info(&self) -> Value {
+        let found = conf::load(&self.0.conf_dir);
+        let network = found.network.as_ref().map(|(file, network)| {
+            json!({
+                "file": file,
+                "name": network.name,
+                "cniVersions": network.versions,
+                "plugins": network.plugins.iter().map(|plugin| &plugin.program).collect::<Vec<_>>(),
+            })
+        });
+        let owed: BTreeMap<String, String> =
+            self.facts().owed.iter().map(|(pod, why)| (pod.to_string(), why.clone())).collect();
+        json!({
+            "confDir": self.0.conf_dir, "binDirs": self.0.bin_dirs, "network": network, "skipped": found.skipped, "owed": owed,
+            "podCIDR": self.pod_cidr().iter().map(Subnet::to_string).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Why there is no network, in the words that people search for, with the remedy.
+    fn without(&self, skipped: &[String]) -> String {
+        let why = "cni config uninitialized";
+        let remedy = "install a network add-on, or set network.mode = \"bridge\"";
+        let mut text = format!("{why}: there is no network configuration in {}; {remedy}", self.0.conf_dir.display());
+        if !skipped.is_empty() {
+            text = format!("{why}: no file in {} is valid; {remedy}", self.0.conf_dir.display());
+            for one in skipped.iter().take(MAX_SKIPPED) {
+                text.push_str("; ");
+                text.push_str(one);
+            }
+        }
+        text
+    }
+
+    /// The kubelet says which addresses the node's pods have: given to plugins with the capability `ipRanges`. It is kept on the disk.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is no list of subnets.
+    pub async fn set_pod_cidr(&self, text: &str) -> Result<()> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let subnets = parts
+            .map(|part| part.parse::<Subnet>().map_err(|why| Error::invalid(format!("pod CIDR {part:?}: {why}"))))
+            .collect::<Result<Vec<_>>>()?;
+        if subnets.is_empty() || subnets == self.pod_cidr() {
+            return Ok(());
+        }
+        let kept = PodCidr { subnets: subnets.iter().map(Subnet::to_string).collect() };
+        let (directory, path) = (self.0.paths.cni(), self.0.paths.cni_pod_cidr());
+        blocking(move || {
+            make_directory(&directory)?;
+            record::write(&path, &kept, Durability::Disk)
+        })
+        .await
+    }
+
+    fn pod_cidr(&self) -> Vec<Subnet> {
+        let kept = record::read::<PodCidr>(&self.0.paths.cni_pod_cidr()).ok().flatten().unwrap_or_default();
+        kept.subnets.iter().filter_map(|subnet| subnet.parse().ok()).collect()
+    }
+
+    /// The lock of all engines on this host: shared for what concerns one attachment, alone for GC.
+    async fn lock(&self, alone: bool) -> Result<File> {
+        let (directory, path) = (self.0.paths.cni(), self.0.paths.cni_lock());
+        blocking(move || {
+            make_directory(&directory)?;
+            let doing = || format!("lock {}", path.display());
+            let file =
+                std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).context(doing)?;
+            sys::flock(file.as_fd(), alone).context(doing)?;
+            Ok(file)
+        })
+        .await
+    }
+
+    async fn run(
+        &self,
+        begun: &Begun,
+        verb: Verb,
+        plugin: &Plugin,
+        netns: &str,
+        stdin: Vec<u8>,
+        until: Instant,
+    ) -> Result<Vec<u8>> {
+        let subject = Some(Subject { pod: &begun.pod, netns, args: &begun.args });
+        let job = Job { verb, plugin, network: &begun.network.name, subject, stdin, until };
+        self.0.plugins.run(job, &begun.bin_dirs).await
+    }
+}
+
+impl Begun {
+    fn stdin(&self, plugin: &Plugin, previous: Option<&Value>) -> Vec<u8> {
+        args::stdin(plugin, &self.network.name, self.cni_version, previous, &self.capabilities, &[])
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.context(|| format!("make directory {}", path.display()))
+}
+
+/// Runs what may block (fsync, flock, a look at all processes) beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a worker thread ended: {e}")))?
+}

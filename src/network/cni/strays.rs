@@ -1,0 +1,62 @@
+//! Plugins that a killed engine has left running: found by their environment, and ended before anybody works on the same pod.
+//!
+//! A plugin and those that it delegates to have CNI_CONTAINERID in their environment, with an id that is nobody else's. Engines that end
+//! by themselves leave none: only for an attachment that this process did not make itself is there a look.
+
+use crate::id::PodId;
+use crate::sys;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// asm-generic/signal.h.
+const SIGKILL: i32 = 9;
+/// How long one may take to die of SIGKILL.
+const DEATH: Duration = Duration::from_secs(5);
+/// Bytes of an environment that are looked at.
+const MAX_ENVIRONMENT: u64 = 256 << 10;
+
+/// Kills the plugins that work on a pod, and waits for their end. Blocks. How many there were.
+pub fn end(pod: &PodId) -> usize {
+    let wanted = format!("CNI_CONTAINERID={pod}");
+    let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut ended = 0;
+    for pid in pids.filter(|pid| *pid != std::process::id() && has(*pid, &wanted)) {
+        // It may have ended meanwhile, and the number be another's: judged again with the pidfd open.
+        let Ok(pidfd) = sys::pidfd::pidfd_open(pid) else { continue };
+        if has(pid, &wanted) && sys::session::pidfd_send_signal(pidfd.as_fd(), SIGKILL).is_ok() {
+            ended += 1;
+            let _ = sys::poll::poll_until(pidfd.as_fd(), sys::poll::Interest::Read, DEATH); // one that hangs is not waited for
+        }
+    }
+    ended
+}
+
+fn has(pid: u32, wanted: &str) -> bool {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    // ENOENT, ESRCH: it has ended; a thread of the kernel has none.
+    let read = std::fs::File::open(format!("/proc/{pid}/environ"))
+        .and_then(|f| f.take(MAX_ENVIRONMENT).read_to_end(&mut bytes));
+    read.is_ok() && bytes.split(|b| *b == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_works_on_that_pod_is_ended() {
+        let (one, other) = (PodId::random(), PodId::random());
+        let start = |pod: &PodId| {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("1000").env("CNI_CONTAINERID", pod.as_str()).spawn().expect("sleep")
+        };
+        let (mut first, mut second) = (start(&one), start(&other));
+        assert_eq!(end(&one), 1);
+        assert!(!first.wait().expect("wait").success());
+        assert!(second.try_wait().expect("wait").is_none());
+        assert_eq!((end(&one), end(&other)), (0, 1));
+        second.wait().expect("wait");
+    }
+}
