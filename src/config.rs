@@ -188,7 +188,12 @@ pub const KEYS: &[Key] = &[
     Key::new("network.subnet6", "fd70:6f64:7772::/64", Shape::Subnet { v6: true }, "their IPv6 addresses"),
     Key::new("network.mtu", "", Shape::Mtu, "of pods on the bridge; empty: that of the host's default route"),
     Key::new("network.cni_conf_dir", "/etc/cni/net.d", Shape::Directory, "where conflists of CNI are"),
-    Key::new("network.cni_bin_dirs", "/opt/cni/bin,/usr/lib/cni", Shape::Directories, "where plugins of CNI are looked for"),
+    Key::new(
+        "network.cni_bin_dirs",
+        "/opt/cni/bin,/usr/lib/cni",
+        Shape::Directories,
+        "where plugins of CNI are looked for",
+    ),
     Key::later("agent.manifests", ""),
     Key::later("agent.manifest_url", ""),
     Key::later("agent.kubelet_config", ""),
