@@ -15,6 +15,7 @@
 
 pub mod bridge;
 pub mod cni;
+pub mod netlink;
 
 use crate::config::network::{NetworkMode, NetworkSettings};
 use crate::error::{Error, Result};

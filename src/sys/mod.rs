@@ -22,6 +22,7 @@ pub mod memfd;
 mod memory;
 pub mod mmap;
 pub mod mount;
+pub mod netlink;
 pub mod ns;
 pub mod openat2;
 pub mod orphan;
