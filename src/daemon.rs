@@ -79,7 +79,7 @@ async fn serve(settings: Settings) -> Result<()> {
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
     let puller = Puller::new(engine.images().clone(), settings.pull);
-    let cri = Cri::new(engine, puller.clone(), settings.config, closing.clone(), working);
+    let cri = Cri::new(engine.clone(), puller.clone(), settings.config, closing.clone(), working);
     if let Some(metrics) = metrics {
         tokio::spawn(cri::serve_metrics(cri.clone(), metrics, closing.clone())); // it ends with `closing`, or with the process
     }
@@ -104,6 +104,9 @@ async fn serve(settings: Settings) -> Result<()> {
         tracing::warn!("ending with calls at work: the next daemon finds what they began");
     }
     fault::point("daemon.drain.drained");
+    if let Err(e) = engine.network().release().await {
+        tracing::warn!("{e}");
+    }
     for socket in [settings.socket.as_path(), Path::new(&settings.metrics)].iter().filter(|path| path.is_absolute()) {
         let _ = std::fs::remove_file(socket); // a socket that nobody listens on only misleads
     }

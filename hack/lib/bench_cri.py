@@ -131,7 +131,7 @@ class Podwright(Runtime):
     def __enter__(self):
         cgroup = "/" + str(self.group.relative_to(mount_of(self.group)))
         env = {"PODWRIGHT_ROOT": str(self.base / "root"), "PODWRIGHT_STATE": str(self.state / "state"),
-               "PODWRIGHT_CGROUP_ROOT": f"{cgroup}/podwright"}
+               "PODWRIGHT_CGROUP_ROOT": f"{cgroup}/podwright", "PODWRIGHT_NETWORK_MODE": "none"}
         image = LIB.parent.parent / "target/images/busybox"
         image = Path(os.environ.get("PODWRIGHT_IMAGES") or image.parent) / "busybox"
         subprocess.run([self.program, "import", "--quiet", image], check=True, stdout=subprocess.DEVNULL,

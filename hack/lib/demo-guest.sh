@@ -13,6 +13,8 @@ WHOLE=${WHOLE:-no}
 
 work=$(mktemp -d)
 export PODWRIGHT_ROOT="$work/root" PODWRIGHT_STATE="$work/state" PODWRIGHT_CGROUP_ROOT="/podwright-demo-$$"
+# The host's own interfaces are to be at the end as they were.
+export PODWRIGHT_NETWORK_MODE=none
 export LC_ALL=C
 mkdir "$PODWRIGHT_ROOT" "$PODWRIGHT_STATE"
 [ "$LIMITS" = yes ] || export PODWRIGHT_CGROUP_ALLOW_UNENFORCED=true

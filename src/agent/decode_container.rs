@@ -219,18 +219,12 @@ fn port(field: &Field<'_>, host_network: bool) -> Option<Port> {
     let number = |f: Field<'_>, min| f.int(min, 65535).and_then(|n| u16::try_from(n).ok());
     let container_port = fields.need("containerPort").and_then(|f| number(f, 1))?;
     let host_port = fields.get("hostPort").and_then(|f| number(f, 0)).unwrap_or_default();
-    if let Some(host) = fields.get("hostPort").filter(|_| host_port != 0) {
-        if host_network && host_port != container_port {
-            host.wrong(
-                format!("hostNetwork, and containerPort is {container_port}"),
-                "write the same port or leave it out",
-            );
-        } else if !host_network {
-            host.wrong(
-                "not honoured by this podwright: a pod's own network has only loopback",
-                "use hostNetwork: true",
-            );
-        }
+    if let Some(host) = fields.get("hostPort").filter(|_| host_network && host_port != 0 && host_port != container_port)
+    {
+        host.wrong(
+            format!("hostNetwork, and containerPort is {container_port}"),
+            "write the same port or leave it out",
+        );
     }
     Some(Port {
         spot: field.spot(),

@@ -18,7 +18,7 @@
 //! | emptyDir | on disk; `medium` and `sizeLimit` refused, for neither would be enforced |
 //! | subPath, subPathExpr | in configMap, secret, downwardAPI and projected volumes; refused where a container may write |
 //! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |
-//! | hostPort | with hostNetwork (where it means nothing more); else refused until pods have addresses |
+//! | hostPort | on the bridge and CNI; with hostNetwork it means nothing more; refused with network.mode none |
 //! | seccompProfile | absent means RuntimeDefault, as for a kubelet with `seccompDefault: true`; Kubernetes' own default is none |
 //! | sysctls | of the pod's net and ipc namespaces; no list of "safe" ones, who writes the file owns the machine |
 //! | dnsPolicy | no cluster DNS: ClusterFirst means the host's, as for a kubelet without clusterDNS |

@@ -127,7 +127,7 @@ impl Engine {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context(|| "read /proc/sys/kernel/random/boot_id")?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let network = Network::new(options.network.clone(), options.paths.clone());
+        let network = Network::new(options.network.clone(), options.paths.clone(), boot_id.trim());
         Ok(Engine(Arc::new(Inner {
             options,
             images,

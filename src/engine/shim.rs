@@ -100,7 +100,7 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(Child, OwnedFd, bool)> {
         env.push(format!("{OWNER_CGROUP}={cgroup}"));
     }
     if let Ok(fault) = std::env::var("PODWRIGHT_FAULT")
-        && !fault.starts_with("kill:engine.")
+        && !["kill:engine.", "kill:network."].iter().any(|ours| fault.starts_with(ours))
         && (!birth.heir || !fault.starts_with("kill:") || fault.starts_with("kill:shim.adopt."))
     {
         env.push(format!("PODWRIGHT_FAULT={fault}"));

@@ -165,9 +165,10 @@ pub enum Status {
 }
 
 impl Network {
-    pub fn new(settings: NetworkSettings, paths: Paths) -> Network {
+    pub fn new(settings: NetworkSettings, paths: Paths, boot_id: &str) -> Network {
+        let bridge = Bridge::new(settings.clone(), paths.clone(), boot_id.to_owned());
         let cni = Cni::new(settings.cni_conf_dir.clone(), settings.cni_bin_dirs.clone(), paths.clone());
-        Network { bridge: Bridge, cni, settings, paths }
+        Network { bridge, cni, settings, paths }
     }
 
     /// Gives the pod its network. `None`: it has only its loopback.
@@ -219,7 +220,15 @@ impl Network {
     /// # Errors
     /// Everything that is left, together.
     pub async fn collect(&self) -> Result<()> {
-        Ok(())
+        self.bridge.collect().await
+    }
+
+    /// Lets go of what is kept for pods to come. To be called when no more are made.
+    ///
+    /// # Errors
+    /// Everything that is left, together.
+    pub async fn release(&self) -> Result<()> {
+        self.bridge.release().await
     }
 
     /// The same for what takes long, and then again for what was left, for as long as the engine is there. Of CNI that is, whose plugins may hang.
@@ -235,9 +244,9 @@ impl Network {
     /// What the next pod is attached to; `None`: nothing.
     pub fn kind(&self) -> Option<Kind> {
         match self.settings.mode {
+            NetworkMode::None => None,
             NetworkMode::Auto if self.cni.is_configured() => Some(Kind::Cni),
-            NetworkMode::None | NetworkMode::Auto => None, // until the bridge is there
-            NetworkMode::Bridge => Some(Kind::Bridge),
+            NetworkMode::Auto | NetworkMode::Bridge => Some(Kind::Bridge),
             NetworkMode::Cni => Some(Kind::Cni),
         }
     }

@@ -3,6 +3,8 @@
 //! ```text
 //! /run/podwright/                    state: tmpfs, gone after a reboot like the processes it describes; 0700
 //!   podwright.sock                   the daemon's CRI socket
+//!   network/<bridge>/                see network/bridge/lease.rs
+//!   sysctls                          name, old and new value of what of the host was changed for pods' networks
 //!   pods/<pod>/                      the daemon's pods; an instance of `run` has the same tree below run/<instance>/
 //!   run/<instance>/
 //!     lock                           flock(2)ed by the `run` that owns it, for as long as it lives
@@ -100,6 +102,16 @@ impl Paths {
 
     pub fn attachment_record(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("attachment.json")
+    }
+
+    /// Who has which address on a bridge: of all instances, for they share it.
+    pub fn network(&self, bridge: &str) -> PathBuf {
+        self.state.join("network").join(bridge)
+    }
+
+    /// What of the host's settings was changed for pods' networks, a line each.
+    pub fn sysctls(&self) -> PathBuf {
+        self.state.join("sysctls")
     }
 
     pub fn shim_socket(&self, pod: &PodId) -> PathBuf {
