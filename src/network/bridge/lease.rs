@@ -241,6 +241,11 @@ impl Locked<'_> {
         Ok(record::read::<Claim>(&self.leases.port(port))?.is_some_and(|claim| claim.pod == *pod))
     }
 
+    /// Whether a number is leased to this pod.
+    pub(super) fn has_number(&self, pod: &PodId, number: u32) -> Result<bool> {
+        Ok(record::read::<Claim>(&self.leases.lease(number))?.is_some_and(|claim| claim.pod == *pod))
+    }
+
     /// Gives back what a pod has of these; what another has by now stays.
     pub(super) fn give_back(&self, pod: &PodId, number: u32, ports: &[HostPort]) -> Result<()> {
         let paths = ports.iter().map(|port| self.leases.port(port)).chain([self.leases.lease(number)]);

@@ -180,6 +180,8 @@ fn add_loopback(index: u32, name: &str) -> Message {
 pub(super) struct Pair<'a> {
     /// Here.
     pub host: &'a str,
+    /// For people.
+    pub alias: &'a str,
     pub bridge: &'a Link,
     /// In the pod, down.
     pub interface: &'a str,
@@ -192,7 +194,7 @@ pub(super) struct Pair<'a> {
 
 /// Makes both ends in one exchange.
 pub(super) fn add_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
-    let Pair { host, bridge, interface, .. } = pair;
+    let Pair { host, alias, bridge, interface, .. } = pair;
     let mtu = pair.mtu.to_ne_bytes();
     let make = Message::new(RTM_NEWLINK, CREATE | EXCL | ACK, format!("add {host} to bridge {}", bridge.name))
         .raw(&ifinfo(0, 0, false))
@@ -217,6 +219,7 @@ pub(super) fn add_pair(socket: &mut Socket, pair: &Pair<'_>) -> Result<()> {
     let up = Message::new(RTM_NEWLINK, ACK, format!("bring up {host}"))
         .raw(&ifinfo(0, 0, true))
         .text(IFLA_IFNAME, host)
+        .text(IFLA_IFALIAS, alias)
         .nest(IFLA_LINKINFO, hairpin);
     let none = |m: Message| m.attr(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
     let up = if pair.v6 { up.nest(IFLA_AF_SPEC, |m| m.nest(u16::from(AF_INET6), none)) } else { up };

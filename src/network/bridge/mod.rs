@@ -24,7 +24,7 @@ pub use look::{Blocker, Look, look};
 use super::netlink::{ENOENT, Socket};
 use super::{Attachment, HostPort, INTERFACE, Kind, Netns, NetworkRecord, Plan as Begun, Protocol, Request, Status};
 use crate::config::network::{NetworkSettings, Subnet};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::fault;
 use crate::id::PodId;
 use crate::state::paths::Paths;
@@ -40,10 +40,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// What the names of the host's ends start with; the first digits of the pod's id follow.
+/// What the names of the host's ends start with. The number of the lease follows in hex: so there cannot be two with one address, and what
+/// is left of an earlier pod is in the way of the next one with its address, which removes it.
 const HOST_LINK: &str = "podwr";
-/// IFNAMSIZ of linux/if.h without its NUL.
-const HOST_LINK_BYTES: usize = 15;
 /// How often the bridge is made again for one pod, when somebody removes it under its feet.
 const ATTEMPTS: usize = 3;
 
@@ -109,9 +108,9 @@ impl Bridge {
     }
 
     /// From the bridge that it was attached to, which need not be the one of these settings.
-    pub(super) async fn detach(&self, pod: &PodId, plan: Plan, _netns: Option<Netns>) -> Result<()> {
+    pub(super) async fn detach(&self, pod: &PodId, plan: Plan, netns: Option<Netns>) -> Result<()> {
         let pod = pod.clone();
-        self.blocking(move |inner| inner.detach(&pod, &plan)).await
+        self.blocking(move |inner| inner.detach(&pod, &plan, netns.is_some())).await
     }
 
     /// Removes what pods have left that are gone: claims, interfaces, elements. Then the bridge, if nobody needs it.
@@ -255,8 +254,7 @@ impl Inner {
             Error::new(e.kind(), message)
         })?;
         let ips: Vec<IpAddr> = subnets.iter().filter_map(|subnet| subnet.host(number)).collect();
-        let mut host_link = format!("{HOST_LINK}{}", request.pod);
-        host_link.truncate(HOST_LINK_BYTES);
+        let host_link = format!("{HOST_LINK}{number:x}");
         let claim = Claim {
             pod: request.pod.clone(),
             name: format!("{}/{}", request.namespace, request.name),
@@ -295,9 +293,17 @@ impl Inner {
             netns: request.netns.fd.as_fd(),
             address,
             mtu: bridge.mtu,
+            alias: &format!("pod {}/{}", request.namespace, request.name),
             v6: sockets.v6,
         };
-        link::add_pair(&mut sockets.route, &pair)
+        match link::add_pair(&mut sockets.route, &pair) {
+            // Of a pod that had this address before: somebody holds its namespace.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                link::delete(&mut sockets.route, &plan.host_link)?;
+                link::add_pair(&mut sockets.route, &pair)
+            }
+            added => added,
+        }
     }
 
     /// The bridge as it must be; made if it is not there. By a caller that holds the lock.
@@ -409,7 +415,9 @@ impl Inner {
         Ok(())
     }
 
-    fn detach(&self, pod: &PodId, plan: &Plan) -> Result<()> {
+    /// `alive`: the pod's namespace is there, and ends next. Then the kernel removes the interfaces with it, many pods' together; to do it here
+    /// would hold up everybody who wants to change an interface by an RCU grace period each, some 20 ms.
+    fn detach(&self, pod: &PodId, plan: &Plan, alive: bool) -> Result<()> {
         let leases = self.leases(&plan.bridge);
         let mut left = Vec::new();
         if let (false, Some(locked)) = (plan.ports.is_empty(), leases.lock_if_there()?) {
@@ -419,7 +427,9 @@ impl Inner {
             }
         }
         fault::point("network.detach.ports");
-        left.extend(self.sockets().and_then(|mut s| link::delete(&mut s.route, &plan.host_link)).err());
+        if !alive {
+            left.extend(self.remove_link(&leases, pod, plan).err());
+        }
         fault::point("network.detach.link");
         if let Some(e) = Error::collect(left) {
             return Err(e.context(format!("take pod {} off bridge {}", pod.short(), plan.bridge)));
@@ -428,6 +438,16 @@ impl Inner {
         locked.give_back(pod, plan.number, &plan.ports)?;
         fault::point("network.detach.given_back");
         self.prune(&plan.bridge, locked)
+    }
+
+    /// Removes the host's end of a pod that has ended, if the pod still has the lease: else it is another one's, or nobody's.
+    fn remove_link(&self, leases: &Leases, pod: &PodId, plan: &Plan) -> Result<()> {
+        match leases.lock_if_there()? {
+            Some(locked) if locked.has_number(pod, plan.number)? => {
+                link::delete(&mut self.sockets()?.route, &plan.host_link)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes a bridge that nobody needs.
@@ -468,7 +488,8 @@ impl Inner {
         let Some(ours) = link::get(&mut sockets.route, bridge)? else { return Ok(()) };
         for link in link::list(&mut sockets.route)?.iter().filter(|link| link.master == ours.index) {
             let Some(digits) = link.name.strip_prefix(HOST_LINK) else { continue };
-            if !alive.iter().any(|(_, claim)| claim.pod.as_str().starts_with(digits)) {
+            let number = u32::from_str_radix(digits, 16).ok();
+            if !alive.iter().any(|(leased, _)| Some(*leased) == number) {
                 link::delete(&mut sockets.route, &link.name)?;
             }
         }
