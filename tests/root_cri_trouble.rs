@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, script};
-use fixtures::machine::{GONE_WITHIN, PATIENCE, until};
+use fixtures::machine::{GONE_WITHIN, PATIENCE, Running, until};
 use podwright::criapi::*;
 use podwright::sys::poll::{Interest, poll_until};
 use podwright::sys::socket::{recvmsg, sendmsg};
@@ -165,8 +165,13 @@ async fn a_pod_record_that_cannot_be_read_is_shown_and_kept_and_blocks_no_other_
         node.kill();
         std::fs::write(&record, broken).expect("write");
         node.start();
-        let listed: Vec<String> = node.pods(PodSandboxFilter::default()).await.into_iter().map(|p| p.id).collect();
-        assert_eq!(listed, std::slice::from_ref(&a), "the other one is as before");
+        let mut listed = node.pods(PodSandboxFilter::default()).await;
+        listed.sort_by_key(|pod| pod.id != a);
+        let states: Vec<_> = listed.iter().map(|pod| (pod.id.as_str(), pod.state())).collect();
+        let (ready, not) = (PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready);
+        assert_eq!(states, [(&*a, ready), (&*b, not)], "the other one is as before, and this one is no secret");
+        assert!(listed[1].annotations["podwright.dev/unreadable"].contains("pod.json"), "{listed:?}");
+        assert_eq!(node.status(&in_b).await.expect("it runs on"), before);
         assert_eq!(node.exec(&in_a, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
         let (fresh, _) = node.pod_with("c", "sleep 1000").await;
         node.remove_pod(&fresh).await.expect("remove");
@@ -174,10 +179,21 @@ async fn a_pod_record_that_cannot_be_read_is_shown_and_kept_and_blocks_no_other_
         let shown = info(&mut node, "unreadable").await;
         assert_eq!(shown[0]["path"].as_str(), record.to_str(), "{shown}");
         assert_eq!(std::fs::read(&record).expect("it is there"), broken, "neither removed nor written");
-        for refused in [node.stop_pod(&b).await, node.remove_pod(&b).await, node.pod_status(&b).await.map(|_| ())] {
+        let config = node.sandbox("b");
+        let created = node.create(&b, script("d", "true"), config).await.map(|_| ());
+        for refused in [created, node.exec(&in_b, &["true"], 10).await.map(|_| ())] {
             let refused = refused.expect_err("what it is cannot be known");
-            assert!(refused.code() == Code::Internal && refused.message().contains("pod.json"), "{refused:?}");
+            assert!(
+                refused.code() == Code::FailedPrecondition && refused.message().contains("pod.json"),
+                "{refused:?}"
+            );
         }
+        let pods = fixtures::machine::json(&node.machine, &["pods", &b]);
+        assert_eq!(pods["pods"][0]["status"], "Unreadable", "{pods}");
+        let doctor = fixtures::machine::json(&node.machine, &["doctor"]);
+        let about = |check: &&serde_json::Value| check["area"] == "records" && check["verdict"] == "warn";
+        let checks = doctor["checks"].as_array().expect("a list");
+        assert!(checks.iter().find(about).is_some_and(|c| c["found"].as_str().is_some_and(|f| f.contains("pod.json"))));
         // What it uses is not known: nothing is removed, and everything is listed.
         let images = node.images.list_images(ListImagesRequest::default()).await.expect("list").into_inner().images;
         assert_eq!(images.len(), 1);
@@ -198,6 +214,60 @@ async fn a_pod_record_that_cannot_be_read_is_shown_and_kept_and_blocks_no_other_
         node.remove_pod(&pod).await.expect("remove");
     }
     node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_record_cannot_be_read_can_be_stopped_and_removed() {
+    let mut node = Node::new().await;
+    let mut of_kubelet = script("c", "sleep 1000");
+    of_kubelet.labels = [("name", "web"), ("namespace", "shop"), ("uid", "u-1")]
+        .map(|(key, value)| (format!("io.kubernetes.pod.{key}"), value.to_owned()))
+        .into();
+    // With its shim, with another one that takes over, after the pod has ended with its shim; by its id, and by people.
+    for (name, kill_shim, kill_pause) in
+        [("a", false, false), ("b", true, false), ("c", true, true), ("d", false, false)]
+    {
+        let config = node.sandbox(name);
+        let pod = node.run_pod(config.clone()).await.expect("run");
+        let id = node.create(&pod, of_kubelet.clone(), config.clone()).await.expect("create");
+        node.start_container(&id).await.expect("start");
+        let shim = shim_of(&mut node, &pod).await;
+        let of_pod = node.machine.state().join("pods").join(&pod);
+        let text = std::fs::read_to_string(of_pod.join("sandbox.json")).expect("record");
+        let sandbox: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        node.kill();
+        std::fs::write(of_pod.join("pod.json"), "{").expect("write");
+        let pause = u32::try_from(sandbox["pause"]["pid"].as_u64().expect("a pid")).expect("a pid");
+        for (pid, yes) in [(shim, kill_shim), (pause, kill_pause)] {
+            if yes {
+                podwright::sys::exec::kill(pid, 9).expect("kill");
+            }
+        }
+        node.start();
+        let listed = node.pods(PodSandboxFilter::default()).await;
+        let metadata = listed[0].metadata.clone().expect("it has one");
+        let named = (metadata.name.as_str(), metadata.namespace.as_str(), metadata.uid.as_str());
+        assert_eq!((listed.len(), named), (1, ("web", "shop", "u-1")), "as its containers say");
+        let runs = node.status(&id).await.expect("listed").state() == ContainerState::ContainerRunning;
+        assert_eq!(runs, !kill_pause, "{name}");
+        node.start_container(&id).await.expect_err("neither is it started");
+        // Another one of that identity is another one, which a kubelet makes.
+        let other = node.run_pod(config).await.expect("run");
+        node.remove_pod(&other).await.expect("remove");
+        if name == "d" {
+            let mut rm = node.machine.podwright(["rm", "-f", &pod]);
+            rm.env("PODWRIGHT_CRI_SOCKET", node.socket());
+            Running::of(rm).wait().code(0);
+        } else {
+            node.stop_pod(&pod).await.expect("stop");
+            assert_eq!(node.status(&id).await.expect("listed").state(), ContainerState::ContainerExited);
+            node.remove_pod(&pod).await.expect("remove");
+        }
+        assert!(!of_pod.exists());
+        assert_eq!(info(&mut node, "unreadable").await, serde_json::json!([]));
+    }
+    node.stop().await;
+    node.machine.assert_as_before_within(GONE_WITHIN);
 }
 
 #[tokio::test]

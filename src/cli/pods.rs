@@ -57,6 +57,8 @@ pub(super) struct Entry {
     pub status: String,
     /// The sandbox is there.
     pub ready: bool,
+    /// Why its record cannot be read: the rest is what else was found of it.
+    pub unreadable: Option<String>,
     /// App containers and sidecars that run, and how many there are to be.
     pub containers_ready: usize,
     pub containers_total: usize,
@@ -92,6 +94,7 @@ impl Entry {
             uid: config.uid.clone(),
             status: summary.status,
             ready: found.pod.ready,
+            unreadable: found.pod.damaged.as_ref().map(ToString::to_string),
             containers_ready: summary.ready,
             containers_total: summary.total,
             restarts: summary.restarts,

@@ -77,7 +77,9 @@ pub(super) fn summary(found: &Found) -> Summary {
         })
         .collect();
     let mut summary = summarise(&seen, restart_policy(config));
-    if found.pod.shim_lost {
+    if found.pod.damaged.is_some() {
+        summary.status = "Unreadable".to_owned();
+    } else if found.pod.shim_lost {
         summary.status = "ShimLost".to_owned();
     } else if !found.pod.ready {
         summary.status = "NotReady".to_owned();

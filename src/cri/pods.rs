@@ -85,6 +85,7 @@ impl Cri {
             "config": status.record.config,
             "shim": status.shim,
             "shimLost": status.shim_lost,
+            "unreadable": status.damaged,
             "limits": status.limits,
             "warnings": status.warnings,
             "flight": self.engine.flight(id).unwrap_or_default(),

@@ -148,6 +148,7 @@ fn rlimits() -> Result<Vec<(&'static str, u64)>> {
 
 fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {
     let facts = pod.facts();
+    facts.whole()?;
     let ready = facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none()) && !facts.stopped && !facts.hung_up;
     if !ready {
         return Err(Error::precondition(format!("pod {} is not ready", pod.id().short())));

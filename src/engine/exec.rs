@@ -109,6 +109,7 @@ impl Engine {
         gone: impl Future<Output = ()> + Send,
     ) -> Result<std::result::Result<ExitStatus, Failure>> {
         let pod = self.reachable_of(id).await?;
+        pod.facts().whole()?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
         if !running {
             return Err(Error::precondition(format!("container {} does not run", id.short())));

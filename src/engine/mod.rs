@@ -14,6 +14,7 @@
 pub mod adopt;
 mod cgroups;
 mod create_container;
+pub mod damaged;
 pub mod etc;
 pub mod events;
 pub mod exec;

@@ -66,6 +66,8 @@ pub struct Facts {
     pub stopped: bool,
     /// A record of the sandbox is there and cannot be read: what became of it is not known.
     pub unreadable: bool,
+    /// Why the pod's own record cannot be read: what it is is a guess ([`super::damaged`]), and it is only to be stopped and removed.
+    pub damaged: Option<Arc<str>>,
     /// Its shim was found and has not answered yet.
     pub unheard: bool,
     /// The start went on without it: what it would do with the pod then is its own recovery's.
@@ -141,6 +143,17 @@ impl Container {
 }
 
 impl Facts {
+    /// Whether more may be done with the pod than to stop and remove it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`, with what cannot be read.
+    pub(super) fn whole(&self) -> Result<()> {
+        match &self.damaged {
+            None => Ok(()),
+            Some(why) => Err(Error::precondition(format!("the pod can only be stopped and removed: {why}"))),
+        }
+    }
+
     /// A container has ended; what is to be told of it now.
     pub(super) fn ended(&mut self, id: &ContainerId, exit: ExitRecord) -> Option<EventKind> {
         let container = self.containers.get_mut(id).filter(|c| c.exit.is_none())?;

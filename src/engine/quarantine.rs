@@ -64,6 +64,11 @@ impl Engine {
         }
     }
 
+    /// Why what is there cannot be read.
+    pub(super) fn why_unreadable(&self, path: &Path) -> String {
+        self.quarantine().get(path).cloned().unwrap_or_default()
+    }
+
     pub(super) fn set_apart(&self, path: &Path, why: &Error) {
         self.quarantine().insert(path.to_owned(), why.to_string());
     }

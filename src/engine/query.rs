@@ -28,6 +28,8 @@ pub struct PodStatus {
     pub shim: Process,
     /// The shim died and got no successor; what it held was killed.
     pub shim_lost: bool,
+    /// Why its record cannot be read: what `record` says is a guess.
+    pub damaged: Option<Arc<str>>,
 }
 
 /// A container as it is now.
@@ -71,6 +73,7 @@ fn is_ready(facts: &Facts) -> bool {
         && !facts.hung_up
         && !facts.unheard
         && facts.foreign.is_none()
+        && facts.damaged.is_none()
         && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none())
 }
 
@@ -84,6 +87,7 @@ fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
         network: facts.network.clone().filter(|_| !facts.stopped),
         shim: facts.shim.unwrap_or(pod.record.shim),
         shim_lost: facts.hung_up && !facts.stopped,
+        damaged: facts.damaged.clone(),
     }
 }
 
@@ -173,7 +177,8 @@ impl Engine {
 
     /// The pod of the same identity: name, namespace, uid and attempt.
     pub fn pod_like(&self, config: &PodConfig) -> Option<PodStatus> {
-        let found = self.pods_mut().values().find(|p| identity(&p.record.config) == identity(config)).cloned()?;
+        let same = |p: &&Arc<Pod>| identity(&p.record.config) == identity(config) && p.facts().damaged.is_none();
+        let found = self.pods_mut().values().find(same).cloned()?;
         let facts = found.facts();
         Some(pod_status(&found, &facts))
     }

@@ -93,7 +93,7 @@ impl Engine {
                     }
                 }
                 Err(_) if !self.paths().pod_record(&id).exists() => left.extend(self.remove_unrecorded(&id).err()),
-                Err(_) => {} // its record cannot be read, as recovery has said: it stays
+                Err(_) => {} // what was found of it could not be read at all, as recovery has said: it stays
             }
         }
         Ok(left)
@@ -101,7 +101,10 @@ impl Engine {
 
     /// As [`Engine::sweep_unfinished`], of one pod.
     async fn sweep_pod(&self, pod: &Arc<Pod>) -> Result<()> {
-        let begun = pod.facts().sandbox.is_some() || pod.facts().unreadable || pod.facts().foreign.is_some();
+        let begun = {
+            let facts = pod.facts();
+            facts.sandbox.is_some() || facts.unreadable || facts.damaged.is_some() || facts.foreign.is_some()
+        };
         let finished = begun && pod.record.boot_id == self.0.boot_id;
         if finished { self.remove_unfinished_containers(pod) } else { self.remove_pod(pod.id()).await }
     }
@@ -122,10 +125,18 @@ impl Engine {
 
     async fn recover_pod(&self, id: PodId) -> Result<()> {
         let path = self.paths().pod_record(&id);
-        // No record: it is being made, or its maker was killed before there was anything but the directory.
-        let Some(record) = self.find::<PodRecord>(&path).record() else { return Ok(()) };
+        let (record, damaged) = match self.find::<PodRecord>(&path) {
+            Found::Record(record) => (record, None),
+            // It is being made, or its maker was killed before there was anything but the directory.
+            Found::Nothing => return Ok(()),
+            Found::Unreadable => {
+                let why = self.why_unreadable(&path);
+                (self.stand_in(&id, &why), Some(why))
+            }
+        };
         let pod =
             Arc::new(Pod::new(record, Arc::default(), Flight::open(&self.paths().flight(&id), Source::Engine).ok()));
+        pod.change(|facts| facts.damaged = damaged.map(Arc::from));
         self.read_records(&pod)?;
         fault::point("engine.recover.read");
         // Listed at once, and not ready; whoever is to change it waits until its shim was heard.

@@ -160,6 +160,7 @@ impl Engine {
 /// What is to be started; `None` when it runs already.
 fn startable(pod: &Pod, id: &ContainerId) -> Result<Option<Arc<ContainerRecord>>> {
     let facts = pod.facts();
+    facts.whole()?;
     let container = facts.containers.get(id).ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
     match (container.state(), &container.exit) {
         (State::Created, _) => {}

@@ -20,6 +20,7 @@ impl Engine {
     pub async fn update_container(&self, id: &ContainerId, change: Resources) -> Result<()> {
         let pod = self.reachable_of(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
+        pod.facts().whole()?;
         let known = pod.facts().containers.get(id).map(|c| (c.state(), c.resources.clone()));
         let (state, before) = known.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
         let resources = before.changed_by(&Resources { oom_score_adj: 0, ..change });

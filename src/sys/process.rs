@@ -27,6 +27,19 @@ pub fn is_root() -> bool {
 /// # Errors
 /// `ENOENT` or `ESRCH` when there is no such process.
 pub fn start_time(pid: u32) -> io::Result<u64> {
+    stat_field(pid, 22)
+}
+
+/// Field 4 of /proc/pid/stat: the pid of its parent, proc_pid_stat(5).
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when there is no such process.
+pub fn parent_of(pid: u32) -> io::Result<u32> {
+    stat_field(pid, 4)
+}
+
+/// A field from the fourth to the twenty-second.
+fn stat_field<T: std::str::FromStr>(pid: u32, number: usize) -> io::Result<T> {
     /// More than field 22 can be away from the start: a pid, 64 bytes of a name, and twenty numbers.
     const MOST_BYTES: usize = 1024;
     let mut bytes = [0; MOST_BYTES];
@@ -37,7 +50,7 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     fields
         .split_whitespace()
-        .nth(22 - 3)
+        .nth(number - 3)
         .and_then(|f| f.parse().ok())
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }

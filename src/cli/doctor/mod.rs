@@ -7,6 +7,7 @@ mod cgroups;
 mod host;
 mod kernel;
 mod privileges;
+mod records;
 mod storage;
 
 use super::Session;
@@ -91,6 +92,7 @@ pub(super) fn run(args: &DoctorArgs, session: &Session) -> Result<u8> {
     checks.extend(kernel::check());
     checks.extend(cgroups::check(&settings));
     checks.extend(storage::check(&settings));
+    checks.extend(records::check(&settings));
     checks.extend(host::check());
     let count = |verdict| checks.iter().filter(|finding| finding.verdict == verdict).count();
     let (fail, warn, ok) = (count(Verdict::Fail), count(Verdict::Warn), count(Verdict::Ok));
