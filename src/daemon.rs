@@ -111,6 +111,7 @@ async fn serve(settings: Settings) -> Result<()> {
         let _ = std::fs::remove_file(socket); // a socket that nobody listens on only misleads
     }
     fault::point("daemon.drain.unlinked");
+    engine.prune_cgroups();
     sweep::prune_directories(&paths);
     Ok(())
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const WORKERS: usize = 4;
 
 /// Points of verbs that no method of the CRI comes to, each with why. What `run` passes of them is in `root_kill.rs`.
-const NOT_OF_A_DAEMON: [(&str, &str); 11] = [
+const NOT_OF_A_DAEMON: [(&str, &str); 12] = [
     ("engine.adopt.container", "a shim has died: tests/root_shim_death.rs"),
     ("engine.adopt.containers", "a shim has died"),
     ("engine.adopt.hello", "a shim has died"),
@@ -33,6 +33,7 @@ const NOT_OF_A_DAEMON: [(&str, &str); 11] = [
     ("engine.release.directory", "an instance of run ends"),
     ("engine.release.released", "an instance of run ends"),
     ("engine.run_pod.network", "these pods have no network"),
+    ("engine.run_pod.joined", "a shim of a daemon is born where it belongs"),
     ("engine.run_pod.pod_cgroup", "a pod's own cgroup is the kubelet's"),
 ];
 

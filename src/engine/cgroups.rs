@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// Removes podwright's own cgroups that hold nothing any more; others may be using them.
-    pub(super) fn prune_cgroups(&self) {
+    pub fn prune_cgroups(&self) {
         let root = &self.options().cgroup_root;
         let Ok(top) = root.parse::<CgroupPath>() else { return };
         for below in ["pods", "burstable", "besteffort", "shims"] {

@@ -194,6 +194,11 @@ impl Engine {
         self.0.observer.load(Ordering::Relaxed)
     }
 
+    /// Whether this is the daemon's and not one of `run`'s.
+    pub(crate) fn is_daemon(&self) -> bool {
+        !self.0.options.owner && self.paths().instance.is_none()
+    }
+
     /// Whether everything is to go.
     pub(crate) fn is_sweeper(&self) -> bool {
         self.0.sweeper.load(Ordering::Relaxed)

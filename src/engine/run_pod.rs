@@ -198,9 +198,13 @@ impl Engine {
     /// Starts a pod's shim; `heir`: not its first. Tells whether it is in the shims' cgroup.
     pub(super) fn give_birth(&self, id: &PodId, heir: bool) -> Result<(Child, OwnedFd, bool)> {
         let program = self.program()?;
-        // The shim is born there if it can be, for to join later is slow; but it is not made before there is a shim: who else
-        // would remove it after a kill -9?
-        let shims = self.open_cgroup(&self.shims_cgroup()).ok();
+        // The shim is born there if it can be, for to join later waits for all processors of the machine (RCU). `run` does not make it
+        // before it has a shim: who else would remove it after a kill -9? After a daemon the next one does.
+        let mut shims = self.open_cgroup(&self.shims_cgroup()).ok();
+        if shims.is_none() && self.is_daemon() {
+            shims = self.make_plain_cgroup(&self.shims_cgroup()).ok(); // what is wrong is told by the join
+            fault::point("engine.run_pod.shims_cgroup");
+        }
         spawn(&Birth {
             pod: id,
             paths: self.paths(),

@@ -47,7 +47,7 @@ impl Engine {
 
     /// Makes a spare beside whatever else is done, where there is to be one.
     pub(super) fn keep_spare(&self) {
-        if self.0.options.owner || self.paths().instance.is_some() {
+        if !self.is_daemon() {
             return;
         }
         let engine = self.clone();
