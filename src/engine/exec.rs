@@ -10,11 +10,10 @@ use crate::state::record::ExitStatus;
 use crate::sys;
 use crate::wire::{CANCELLATION, Exec, Executed, Failure, Reply, Request, UserChoice};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::task::JoinSet;
 
 /// The most that ExecSync returns of both streams together, in bytes: an answer of more than 16 MiB is one that clients refuse to take (CRI
 /// ExecSync), and 64 KiB are for what is around it.
@@ -27,7 +26,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long it may take to answer that: it starts one process at a time, each within this time.
 const LOOK_WAIT: Duration = Duration::from_secs(60);
-/// How much of a pipe is read at a time, in bytes: what a pipe holds, pipe(7).
+/// How much of a pipe is read at first, in bytes: what most commands have to say.
+const FIRST_BYTES: usize = 4 << 10;
+/// How much of it is read at a time when there is more, in bytes: what a pipe holds, pipe(7).
 const CHUNK_BYTES: usize = 64 << 10;
 /// How long output is read after the process has ended and everything below it was killed or let go.
 const DRAIN_WAIT: Duration = Duration::from_millis(500);
@@ -171,13 +172,28 @@ impl Engine {
         let (err_reader, err_writer) = std::io::pipe().context(|| "pipe")?;
         let streams = Streams { stdin: stdin.into(), stdout: out_writer.into(), stderr: err_writer.into() };
         let captured = Captured::default();
-        let mut readers = JoinSet::new();
-        readers.spawn(captured.clone().read(Stream::Stdout, out_reader.into()));
-        readers.spawn(captured.clone().read(Stream::Stderr, err_reader.into()));
-        let status = self.exec_until(id, config, streams, gone).await?;
-        // A grandchild that went into the background may hold the pipes for ever: what is there by then is what is returned.
-        let all_read = async { while readers.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(DRAIN_WAIT, all_read).await; // the readers end with the set, either way
+        // In this task, for to wake another thread for each of them takes as long as the command's start.
+        let reading = async {
+            tokio::join!(
+                captured.read(Stream::Stdout, out_reader.into()),
+                captured.read(Stream::Stderr, err_reader.into())
+            )
+        };
+        let mut reading = std::pin::pin!(reading);
+        let mut all_read = false;
+        let status = {
+            let mut ended = std::pin::pin!(self.exec_until(id, config, streams, gone));
+            loop {
+                tokio::select! {
+                    status = ended.as_mut() => break status?,
+                    _ = reading.as_mut(), if !all_read => all_read = true, // what could not be read is not there
+                }
+            }
+        };
+        if !all_read {
+            // A grandchild that went into the background may hold the pipes for ever: what is there by then is what is returned.
+            let _ = tokio::time::timeout(DRAIN_WAIT, reading).await;
+        }
         let Output { streams: [stdout, stderr], cut: truncated } = captured.take();
         Ok(ExecOutput { status, truncated, stdout, stderr })
     }
@@ -238,9 +254,9 @@ enum Stream {
     Stderr = 1,
 }
 
-/// Both streams as they are read: shared, so that what arrived by a deadline is there.
-#[derive(Debug, Clone, Default)]
-struct Captured(Arc<Mutex<Output>>);
+/// Both streams as they are read: what arrived by a deadline is there.
+#[derive(Debug, Default)]
+struct Captured(Mutex<Output>);
 
 #[derive(Debug, Default)]
 struct Output {
@@ -261,15 +277,18 @@ impl Output {
 
 impl Captured {
     /// Reads until end-of-file; beyond the bound it still reads, so that the writer is not stopped by a full pipe.
-    async fn read(self, stream: Stream, fd: OwnedFd) -> Result<()> {
+    async fn read(&self, stream: Stream, fd: OwnedFd) -> Result<()> {
         let mut pipe = pipe::Receiver::from_owned_fd(fd).context(|| "watch a pipe")?;
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut chunk = vec![0; FIRST_BYTES];
         loop {
             let n = pipe.read(&mut chunk).await.context(|| "read a pipe")?;
             if n == 0 {
                 return Ok(());
             }
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(stream, &chunk[..n]);
+            if n == chunk.len() {
+                chunk.resize(CHUNK_BYTES, 0);
+            }
         }
     }
 
