@@ -130,7 +130,7 @@ const BUFFER_BYTES: usize = 8 << 10;
 /// # Errors
 /// `NotFound` when the cgroup is gone; `Internal` (`EMFILE`).
 pub fn read(cgroup: &Cgroup, depth: Depth) -> Result<Stats> {
-    let mut reader = Reader { cgroup, buffer: Vec::with_capacity(BUFFER_BYTES), found: false };
+    let mut reader = Reader { cgroup, buffer: vec![0; BUFFER_BYTES], found: false };
     let memory = reader.memory(depth)?;
     let stats = Stats {
         cpu: reader.text("cpu.stat")?.and_then(parse_cpu),
@@ -202,8 +202,8 @@ impl Reader<'_> {
             file => file.context(|| format!("open {name} of {}", cgroup.path()))?,
         };
         self.found = true;
-        match fs::read_record(file.as_fd(), &mut self.buffer, BUFFER_BYTES, MAX_FILE_BYTES) {
-            Ok(()) => Ok(std::str::from_utf8(&self.buffer).ok()),
+        match fs::read_record(file.as_fd(), &mut self.buffer, MAX_FILE_BYTES) {
+            Ok(text) => Ok(std::str::from_utf8(text).ok()),
             // PSI that was switched off at boot (psi=0) has its files, which cannot be read.
             Err(e) if crate::sys::errno_name(e.raw_os_error().unwrap_or(0)) == "EOPNOTSUPP" => Ok(None),
             Err(e) if is_gone(&e) => Err(Error::not_found(format!("cgroup {} is gone", cgroup.path()))),

@@ -110,23 +110,22 @@ pub fn read_from_start(file: BorrowedFd<'_>, bytes: &mut Vec<u8>, max_bytes: usi
 }
 
 /// As [`read_from_start`] for a file that the kernel makes as one record (seq_file with a single show: those of cgroups with
-/// numbers): a read that does not fill `step_bytes` has all of it, and is not followed by one that says so.
+/// numbers): a read that does not fill `buffer` has all of it, and is not followed by one that says so. `buffer` grows when it must.
 ///
 /// # Errors
 /// As [`read_from_start`].
-pub fn read_record(file: BorrowedFd<'_>, bytes: &mut Vec<u8>, step_bytes: usize, max_bytes: usize) -> io::Result<()> {
-    bytes.resize(step_bytes, 0);
+pub fn read_record<'a>(file: BorrowedFd<'_>, buffer: &'a mut Vec<u8>, max_bytes: usize) -> io::Result<&'a [u8]> {
     let n = loop {
-        match rustix::io::pread(file, &mut *bytes, 0) {
+        match rustix::io::pread(file, &mut *buffer, 0) {
             Err(rustix::io::Errno::INTR) => {}
             done => break done?,
         }
     };
-    if n < step_bytes {
-        bytes.truncate(n);
-        return Ok(());
+    if n < buffer.len() {
+        return Ok(&buffer[..n]);
     }
-    read_from_start(file, bytes, max_bytes)
+    read_from_start(file, buffer, max_bytes)?;
+    Ok(buffer)
 }
 
 /// Writes `bytes` to an existing file in `dir` with one write(2), as kernel files want it.
