@@ -27,6 +27,7 @@ mod stdio;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{InstanceId, PodId};
+use crate::sys::exec::ignore_nothing_inherited;
 use crate::sys::{prctl, session};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -99,6 +100,8 @@ fn settle() -> Result<UnixStream> {
     // Its memory has every container's environment: nobody but root may look.
     prctl::set_not_dumpable().context(|| "set not dumpable")?;
     session::setsid().context(|| "setsid")?;
+    // Once for all of its children.
+    ignore_nothing_inherited();
     // Orphans of containers that share the host's pid namespace come here, not to the engine, which may be gone.
     session::set_child_subreaper().context(|| "become subreaper")?;
     session::umask(0o027); // logs are 0640, for the group that reads them; records say 0600 themselves

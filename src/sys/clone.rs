@@ -32,6 +32,7 @@ impl CloneFlags {
 /// linux/sched.h; libc has them for some targets only.
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 /// On which side of the clone this is.
 #[derive(Debug)]
@@ -48,7 +49,8 @@ pub fn thread_count() -> io::Result<u64> {
     Ok(rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2))
 }
 
-/// `clone3(CLONE_PIDFD | CLONE_INTO_CGROUP | flags)`: a copy of this process, born in `cgroup` (a directory of cgroup v2).
+/// `clone3(CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND | flags)`: a copy of this process without its signal handlers, born in
+/// `cgroup` (a directory of cgroup v2).
 ///
 /// # Errors
 /// `EBUSY` when this process has more than one thread (a lock held by another would be held for ever in the child), and when
@@ -60,7 +62,7 @@ pub fn clone3(flags: CloneFlags, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
     let mut pidfd: c_int = -1;
     // SAFETY: clone_args is plain integers, for which all zeroes is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags.0 | CLONE_PIDFD | CLONE_INTO_CGROUP;
+    args.flags = flags.0 | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND;
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());

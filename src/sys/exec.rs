@@ -125,21 +125,38 @@ pub fn take_fd_3() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
-/// Every signal's disposition to SIG_DFL and the mask empty. Both are inherited across execve(2), and Rust's start ignores SIGPIPE.
+/// Gives up whatever this process ignores by inheritance: nohup(1)'s SIGHUP, a shell's SIGQUIT. All but SIGPIPE, which Rust's start ignores
+/// because its programs want the error instead. For a process whose children then need no more than [`reset_signals`].
+pub fn ignore_nothing_inherited() {
+    (1..=SIGNALS).filter(|signal| *signal != libc::SIGPIPE).for_each(to_default_if_ignored);
+}
+
+/// `_NSIG` of asm-generic/signal.h.
+const SIGNALS: i32 = 64;
+/// Bytes of a mask of so many.
+const MASK_BYTES: usize = 8;
+
+/// One signal's disposition to SIG_DFL if it is SIG_IGN. A handler stays: it ends with the program.
+fn to_default_if_ignored(signal: i32) {
+    /// `struct kernel_sigaction` of the largest architecture; all zeroes: SIG_DFL, no flags, an empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    let mut now = DEFAULT;
+    // The raw call, for libc keeps 32 and 33 for itself, and they may be ignored by inheritance as well.
+    // SAFETY: it writes at most that much of `now`, and no action is given.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, ptr::null::<u64>(), now.as_mut_ptr(), MASK_BYTES) };
+    if now[0] == libc::SIG_IGN as u64 {
+        // SAFETY: it reads at most that much of DEFAULT and writes nothing. SIGKILL and SIGSTOP are never ignored.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null::<u64>(), MASK_BYTES) };
+    }
+}
+
+/// SIGPIPE's disposition to SIG_DFL and the mask empty: both are inherited across execve(2). Handlers end there, and nothing else is ignored
+/// by a process that has begun with [`ignore_nothing_inherited`].
 ///
 /// # Errors
 /// Those of sigprocmask(2).
 pub fn reset_signals() -> io::Result<()> {
-    /// `struct kernel_sigaction` of the largest architecture, all zeroes: SIG_DFL, no flags, an empty mask.
-    const DEFAULT: [u64; 4] = [0; 4];
-    /// `_NSIG`, and the bytes of its mask, asm-generic/signal.h.
-    const SIGNALS: i32 = 64;
-    const MASK_BYTES: usize = 8;
-    for signal in 1..=SIGNALS {
-        // The raw call, for libc keeps 32 and 33 for itself, and they may be ignored by inheritance as well.
-        // SAFETY: it reads at most that much of DEFAULT and writes nothing. SIGKILL and SIGSTOP are refused: they are never ignored.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null::<u64>(), MASK_BYTES) };
-    }
+    to_default_if_ignored(libc::SIGPIPE);
     let empty = nix::sys::signal::SigSet::empty();
     Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None)?)
 }
