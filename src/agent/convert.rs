@@ -10,10 +10,10 @@ use super::manifest::Manifest;
 use super::pod::{Container, MessagePolicy, Pod, PullPolicy, RecursiveReadOnly, RestartPolicy, Seccomp};
 use super::problem::{ManifestError, ManifestErrors, Spot};
 use super::resources::{self, NodeResources, Qos};
-use super::volume::{self, VolumePlan};
+use super::volume::{self, Content, VolumePlan};
 use crate::state::model::{
-    ContainerConfig, HostAlias, Mount, NamespaceMode, Namespaces, PodCgroup, PodConfig, PortMapping, SeccompProfile,
-    Security,
+    ContainerConfig, HostAlias, ImageVolume, Mount, NamespaceMode, Namespaces, PodCgroup, PodConfig, PortMapping,
+    SeccompProfile, Security,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -251,6 +251,7 @@ impl Build<'_> {
         let roles: Vec<String> = all.map(|(name, role)| format!("{name}={role}")).collect();
         annotations.insert(ROLES.into(), roles.join(","));
         let images = spec.init_containers.iter().chain(&spec.containers).map(|c| c.image.value.as_str());
+        let images = images.chain(spec.volumes.iter().filter_map(|v| Some(v.image()?.0.value.as_str())));
         annotations.insert(IMAGES.into(), images.collect::<Vec<_>>().join(" "));
         annotations.insert(RESTART_POLICY.into(), format!("{:?}", spec.restart_policy));
         annotations.insert(GRACE_SECONDS.into(), spec.termination_grace_seconds.to_string());
@@ -319,6 +320,16 @@ impl Build<'_> {
                 }
                 other => other.as_ref().map(|sub| sub.text.clone()),
             };
+            if let Content::Image(name) = &volume.content {
+                let sub_path = sub_path.unwrap_or_default().trim_matches('/').to_owned();
+                mounts.push(Mount {
+                    container_path: mount.mount_path.clone(),
+                    readonly: true,
+                    image: Some(ImageVolume { image: name.clone(), id: None, sub_path }),
+                    ..Mount::default()
+                });
+                continue;
+            }
             let readonly = mount.read_only || volume.is_readonly();
             mounts.push(Mount {
                 container_path: mount.mount_path.clone(),
@@ -329,6 +340,7 @@ impl Build<'_> {
                 readonly,
                 recursive_readonly: readonly && mount.recursive_read_only != RecursiveReadOnly::Disabled,
                 propagation: mount.propagation,
+                image: None,
             });
         }
         Mount::by_depth(&mut mounts);

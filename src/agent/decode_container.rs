@@ -21,7 +21,7 @@ pub(super) fn container(field: &Field<'_>, host_network: bool) -> Option<Contain
     Some(Container {
         spot: field.spot(),
         name: fields.need("name").and_then(|f| checked(&f, names::label)).unwrap_or_default(),
-        pull_policy: pull_policy(&fields, &image.value),
+        pull_policy: pull_policy(fields.get("imagePullPolicy"), &image.value),
         image,
         command: fields.strings("command"),
         args: fields.strings("args"),
@@ -53,7 +53,7 @@ pub(super) fn container(field: &Field<'_>, host_network: bool) -> Option<Contain
     })
 }
 
-fn image(field: &Field<'_>) -> Option<At<String>> {
+pub(super) fn image(field: &Field<'_>) -> Option<At<String>> {
     let image = field.string_at()?;
     if image.value.is_empty() || image.value.trim() != image.value {
         field.wrong("not an image name", "write one like nginx:1.27, without spaces around it");
@@ -63,10 +63,10 @@ fn image(field: &Field<'_>) -> Option<At<String>> {
 }
 
 /// The default is by tag: `latest` or none is Always (pkg/apis/core/v1/defaults.go).
-fn pull_policy(fields: &Fields<'_>, image: &str) -> PullPolicy {
+pub(super) fn pull_policy(given: Option<Field<'_>>, image: &str) -> PullPolicy {
     let choices =
         &[("Always", PullPolicy::Always), ("IfNotPresent", PullPolicy::IfNotPresent), ("Never", PullPolicy::Never)];
-    if let Some(policy) = fields.get("imagePullPolicy").and_then(|f| f.choice(choices)) {
+    if let Some(policy) = given.and_then(|f| f.choice(choices)) {
         return policy;
     }
     let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));

@@ -1,7 +1,7 @@
 //! From the tree to a [`Volume`].
 
 use super::decode::checked;
-use super::decode_container::{field_ref, resource_ref};
+use super::decode_container::{field_ref, image, pull_policy, resource_ref};
 use super::names;
 use super::pod::{DownwardFile, DownwardValue, FileSource, FilesFrom, HostPathType, KeyToPath, Volume, VolumeSource};
 use super::read::{Field, Fields};
@@ -28,6 +28,7 @@ pub(super) fn volume(field: &Field<'_>) -> Option<Volume> {
         Some((source, field)) => match *source {
             "emptyDir" => empty_dir(field)?,
             "hostPath" => host_path(field)?,
+            "image" => image_volume(field)?,
             "configMap" => keys_volume(field, &schema::CONFIG_MAP_VOLUME, false)?,
             "secret" => keys_volume(field, &schema::SECRET_VOLUME, true)?,
             "downwardAPI" => {
@@ -70,6 +71,13 @@ fn host_path(field: &Field<'_>) -> Option<VolumeSource> {
     let path = fields.need("path").and_then(|f| checked(&f, names::host_path));
     let check = fields.get("type").and_then(|f| f.choice(types)).unwrap_or_default();
     Some(VolumeSource::HostPath { path: path?, check })
+}
+
+fn image_volume(field: &Field<'_>) -> Option<VolumeSource> {
+    let fields = field.object(&schema::IMAGE_VOLUME)?;
+    let reference = fields.need("reference").and_then(|f| image(&f))?;
+    let pull_policy = pull_policy(fields.get("pullPolicy"), &reference.value);
+    Some(VolumeSource::Image { reference, pull_policy })
 }
 
 fn files(fields: &Fields<'_>, sources: Vec<FileSource>, secret: bool) -> VolumeSource {

@@ -5,6 +5,7 @@ use super::convert::{self, PodPlan};
 use super::manifest::Manifest;
 use super::node;
 use super::runner::{self, Ask, Observer, Outcome};
+use super::volume::Content;
 use crate::engine::Engine;
 use crate::error::{Context, Error, Result};
 use crate::id::PodId;
@@ -54,6 +55,11 @@ fn check_images(engine: &Engine, plan: &PodPlan) -> Result<()> {
             .images()
             .lookup(&container.config.image)
             .context(|| format!("pod {:?}, container {:?}", plan.config.name, container.config.name))?;
+    }
+    for volume in &plan.volumes {
+        if let Content::Image(name) = &volume.content {
+            engine.images().lookup(name).context(|| format!("pod {:?}, volume {:?}", plan.config.name, volume.name))?;
+        }
     }
     Ok(())
 }

@@ -16,7 +16,8 @@
 //! | imagePullPolicy | as a kubelet's; but of what was imported no registry is asked: somebody of this host said what the name is |
 //! | imagePullSecrets | Secrets of the same file; one that is not there is told when a registry refuses, as by a kubelet |
 //! | emptyDir | on disk; `medium` and `sizeLimit` refused, for neither would be enforced |
-//! | subPath, subPathExpr | in configMap, secret, downwardAPI and projected volumes; refused where a container may write |
+//! | image (a volume) | read-only, pulled as its pullPolicy says; subPath is a directory of it |
+//! | subPath, subPathExpr | in configMap, secret, downwardAPI, projected and image volumes; refused where a container may write |
 //! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |
 //! | hostPort | on the bridge and CNI; with hostNetwork it means nothing more; refused with network.mode none |
 //! | seccompProfile | absent means RuntimeDefault, as for a kubelet with `seccompDefault: true`; Kubernetes' own default is none |

@@ -281,12 +281,27 @@ pub enum VolumeSource {
         path: String,
         check: HostPathType,
     },
+    /// Files of an image, read-only.
+    Image {
+        reference: At<String>,
+        pull_policy: PullPolicy,
+    },
     /// configMap, secret, downwardAPI and projected: files made from these sources, a later one wins.
     Files {
         sources: Vec<FileSource>,
         default_mode: u32,
         secret: bool,
     },
+}
+
+impl Volume {
+    /// The image that it is, and when that is pulled.
+    pub fn image(&self) -> Option<(&At<String>, PullPolicy)> {
+        match &self.source {
+            VolumeSource::Image { reference, pull_policy } => Some((reference, *pull_policy)),
+            _ => None,
+        }
+    }
 }
 
 /// hostPath.type: what must be there (pkg/volume/hostpath/host_path.go).

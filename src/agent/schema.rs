@@ -241,7 +241,7 @@ pub static VOLUME: Object = Object {
         ("gitRepo", NO_PLUGIN),
         ("glusterfs", NO_PLUGIN),
         ("hostPath", H),
-        ("image", LATER),
+        ("image", H),
         ("iscsi", NO_PLUGIN),
         ("name", H),
         ("nfs", NO_PLUGIN),
@@ -259,6 +259,8 @@ pub static VOLUME: Object = Object {
 };
 
 pub static EMPTY_DIR: Object = Object { name: "EmptyDirVolumeSource", fields: &[("medium", H), ("sizeLimit", LATER)] };
+
+pub static IMAGE_VOLUME: Object = Object { name: "ImageVolumeSource", fields: &[("pullPolicy", H), ("reference", H)] };
 
 pub static HOST_PATH: Object = Object { name: "HostPathVolumeSource", fields: &[("path", H), ("type", H)] };
 

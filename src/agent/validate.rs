@@ -350,7 +350,17 @@ impl Check<'_> {
                 let spot = mount.spot.below("mountPropagation");
                 self.wrong(&spot, "Bidirectional", "the container is not privileged", "write HostToContainer");
             }
-            let read_only = mount.read_only || matches!(volume.source, VolumeSource::Files { .. });
+            if mount.propagation != Propagation::Private && matches!(volume.source, VolumeSource::Image { .. }) {
+                let spot = mount.spot.below("mountPropagation");
+                self.wrong(
+                    &spot,
+                    &format!("{:?}", mount.propagation),
+                    "nothing is mounted in an image",
+                    "leave it out",
+                );
+            }
+            let read_only =
+                mount.read_only || matches!(volume.source, VolumeSource::Files { .. } | VolumeSource::Image { .. });
             let recursive = mount.recursive_read_only != RecursiveReadOnly::Disabled;
             if recursive && (!read_only || mount.propagation != Propagation::Private) {
                 let spot = mount.spot.below("recursiveReadOnly");

@@ -30,6 +30,8 @@ pub enum Content {
     EmptyDir,
     /// What the host has there.
     HostPath(HostPathType),
+    /// Nothing: it is the files of this image.
+    Image(String),
     /// A directory, mode 0755, with these files by their relative paths. Mounted read-only.
     Files(BTreeMap<String, File>),
 }
@@ -51,7 +53,7 @@ impl std::fmt::Debug for File {
 impl VolumePlan {
     /// Whether mounts are read-only whatever the manifest says.
     pub fn is_readonly(&self) -> bool {
-        matches!(self.content, Content::Files(_))
+        matches!(self.content, Content::Files(_) | Content::Image(_))
     }
 
     /// What a mount of the volume, or of `sub_path` in it, takes from the host.
@@ -86,6 +88,7 @@ pub(super) fn plan(scope: &Scope<'_>, volume: &Volume, facts: &NodeFacts) -> Res
     let (path, content) = match &volume.source {
         VolumeSource::EmptyDir => (below(&facts.pod_dir), Content::EmptyDir),
         VolumeSource::HostPath { path, check } => (PathBuf::from(path), Content::HostPath(*check)),
+        VolumeSource::Image { reference, .. } => (PathBuf::new(), Content::Image(reference.value.clone())),
         VolumeSource::Files { sources, default_mode, secret } => {
             let mut files = BTreeMap::new();
             for source in sources {
@@ -102,7 +105,8 @@ pub(super) fn plan(scope: &Scope<'_>, volume: &Volume, facts: &NodeFacts) -> Res
             (below(dir), Content::Files(files))
         }
     };
-    let fs_group = scope.pod.spec.security.fs_group.filter(|_| !matches!(content, Content::HostPath(_)));
+    let fs_group =
+        scope.pod.spec.security.fs_group.filter(|_| !matches!(content, Content::HostPath(_) | Content::Image(_)));
     Ok(VolumePlan { name: volume.name.clone(), path, content, fs_group })
 }
 

@@ -25,6 +25,7 @@ pub fn prepare(plan: &VolumePlan) -> Result<()> {
     let made = match &plan.content {
         Content::EmptyDir => empty_dir(&plan.path, plan.fs_group),
         Content::Files(files) => write_files(&plan.path, files, plan.fs_group),
+        Content::Image(_) => Ok(()),
         Content::HostPath(check) => host_path(&plan.path, *check),
     };
     made.context(|| format!("prepare volume {}", plan.name))

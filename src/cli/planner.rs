@@ -324,6 +324,7 @@ pub(super) fn namespaces(namespaces: &crate::state::model::Namespaces) -> BTreeM
 fn volume(volume: &VolumePlan) -> VolumeView {
     let (kind, files) = match &volume.content {
         Content::EmptyDir => ("emptyDir".to_owned(), Vec::new()),
+        Content::Image(name) => (format!("image {name}"), Vec::new()),
         Content::HostPath(check) => (format!("hostPath {check:?}"), Vec::new()),
         Content::Files(files) => {
             let line = |(path, file): (&String, &crate::agent::volume::File)| format!("{path} {file:?}");

@@ -233,24 +233,30 @@ async fn supervise(
 ///
 /// What was imported is what somebody of this host said the name is: no registry is asked whether it says the same.
 async fn has_images(puller: &Puller, manifests: &[Manifest], quiet: bool) -> Result<bool> {
-    let mut containers = Vec::new();
+    let mut images = Vec::new();
     for manifest in manifests {
         for pod in &manifest.pods {
             let secrets = Rc::new(PullSecrets::of(pod, &manifest.objects)?);
-            let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-            containers.extend(all.map(|container| (pod, container, Rc::clone(&secrets))));
+            let (name, spec) = (&pod.metadata.name, &pod.spec);
+            for container in spec.init_containers.iter().chain(&spec.containers) {
+                let doing = format!("pod {name:?}, container {:?}", container.name);
+                images.push((doing, &container.image.value, container.pull_policy, Rc::clone(&secrets)));
+            }
+            for (volume, image, policy) in spec.volumes.iter().filter_map(|v| v.image().map(|(i, p)| (v, i, p))) {
+                let doing = format!("pod {name:?}, volume {:?}", volume.name);
+                images.push((doing, &image.value, policy, Rc::clone(&secrets)));
+            }
         }
     }
-    for (pod, container, secrets) in containers {
-        let doing = || format!("pod {:?}, container {:?}", pod.metadata.name, container.name);
-        let image = &container.image.value;
+    for (doing, image, policy, secrets) in images {
+        let doing = || doing.clone();
         let there = puller.store().lookup(image);
         if is_id(image) {
             there.context(doing)?;
             continue;
         }
         let name = image.parse::<Reference>().context(doing)?;
-        let pull = match container.pull_policy {
+        let pull = match policy {
             PullPolicy::Never => {
                 there.context(|| "imagePullPolicy is Never").context(doing)?;
                 false

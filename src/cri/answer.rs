@@ -177,6 +177,13 @@ fn mount(mount: &Mount) -> criapi::Mount {
             Propagation::HostToContainer => criapi::MountPropagation::PropagationHostToContainer,
             Propagation::Bidirectional => criapi::MountPropagation::PropagationBidirectional,
         }) as i32,
+        image: mount.image.as_ref().map(|volume| criapi::ImageSpec {
+            image: volume.image.clone(),
+            // As PullImage calls it.
+            image_ref: volume.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..criapi::ImageSpec::default()
+        }),
+        image_sub_path: mount.image.as_ref().map(|volume| volume.sub_path.clone()).unwrap_or_default(),
         ..criapi::Mount::default()
     }
 }

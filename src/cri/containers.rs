@@ -8,7 +8,7 @@ use crate::criapi::{
 use crate::engine::exec::ExecConfig;
 use crate::engine::query::ContainerStatus;
 use crate::engine::{blocking, mkdir_all};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::id::PodId;
 use crate::state::model::{ContainerConfig, Mount};
 use std::collections::BTreeMap;
@@ -32,6 +32,12 @@ impl Cri {
             config.image = image.names.first().cloned().unwrap_or(config.image);
         }
         config.image_id = Some(image.id);
+        for volume in config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+            let (store, name) = (self.engine.images().clone(), volume.image.clone());
+            // The words by which a kubelet knows what failed (k8s.io/cri-api, pkg/errors: ErrImageVolumeMountFailed).
+            let found = blocking(move || store.lookup(&name)).await.context(|| "ImageVolumeMountFailed")?;
+            volume.id = Some(found.id);
+        }
         let cri = self.clone();
         self.to_the_end(async move { cri.create_once(pod_id, config).await }).await
     }
@@ -140,6 +146,6 @@ fn seconds(field: &str, value: i64) -> Result<Duration> {
 
 /// A hostPath without a type may name what is not there, and manifests count on it becoming a directory.
 fn make_sources(mounts: &[Mount]) -> Result<()> {
-    let mut missing = mounts.iter().filter(|mount| !mount.host_path.exists());
+    let mut missing = mounts.iter().filter(|mount| mount.image.is_none() && !mount.host_path.exists());
     missing.try_for_each(|mount| mkdir_all(&mount.host_path, SOURCE_MODE))
 }

@@ -15,7 +15,7 @@ use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol,
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::model::{
-    ContainerConfig, Dns, Mount, NamespaceMode, PodCgroup, PodConfig, PortMapping, Propagation, Resources,
+    ContainerConfig, Dns, ImageVolume, Mount, NamespaceMode, PodCgroup, PodConfig, PortMapping, Propagation, Resources,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -189,8 +189,18 @@ fn env(entry: criapi::KeyValue) -> Result<(String, String)> {
 
 fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
     let at = |field: &str| format!("mount {:?}: {field}", mount.container_path);
-    if mount.image.is_some() || !mount.image_sub_path.is_empty() {
-        return Err(refuse(&at("image"), "image volumes are not in this version"));
+    let image = match (mount.image, mount.image_sub_path) {
+        (Some(image), sub_path) if !image.image.is_empty() => {
+            Some(ImageVolume { image: image.image, id: None, sub_path })
+        }
+        (_, sub_path) if !sub_path.is_empty() => {
+            return Err(Error::invalid(format!("{}: there is no image", at("image_sub_path"))));
+        }
+        _ => None,
+    };
+    if image.is_some() && !(mount.readonly && mount.host_path.is_empty()) {
+        let why = "an image is mounted with readonly, and has no host_path";
+        return Err(Error::invalid(format!("{}: {why}", at("image"))));
     }
     if !mount.mount_options.is_empty() {
         return Err(refuse(&at("mount_options"), "not in this version, as its runtime features say"));
@@ -201,7 +211,7 @@ fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
     if mount.selinux_relabel && host.selinux {
         return Err(refuse(&at("selinux_relabel"), "SELinux labels are not in this version"));
     }
-    if mount.container_path.is_empty() || !mount.host_path.starts_with('/') {
+    if mount.container_path.is_empty() || image.is_none() && !mount.host_path.starts_with('/') {
         return Err(Error::invalid(format!("{}: {:?} is not absolute", at("host_path"), mount.host_path)));
     }
     let propagation = match criapi::MountPropagation::try_from(mount.propagation) {
@@ -221,6 +231,7 @@ fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
         propagation,
+        image,
     })
 }
 
@@ -420,7 +431,9 @@ mod tests {
             change(&mut mount);
             refused(criapi::ContainerConfig { mounts: vec![mount], ..asked() })
         };
-        assert!(mount(&|m| m.image = Some(ImageSpec::default())).contains("image volumes"));
+        let image = || Some(ImageSpec { image: "a".into(), ..ImageSpec::default() });
+        assert!(mount(&|m| m.image = image()).contains("readonly"), "and a host_path as well");
+        assert!(mount(&|m| m.image_sub_path = "a".into()).contains("there is no image"));
         assert!(mount(&|m| m.mount_options = vec!["x".into()]).contains("mount_options"));
         assert!(mount(&|m| m.uid_mappings = vec![Default::default()]).contains("uidMappings"));
         assert!(mount(&|m| m.recursive_read_only = true).contains("recursive_read_only"));

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::image::store::Image;
-use crate::state::model::{ContainerConfig, NamespaceMode, SeccompProfile};
+use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile};
 use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability};
 use crate::state::spec::SpecText;
@@ -77,6 +77,22 @@ impl Engine {
         Ok(id)
     }
 
+    /// The layers of the images that are mounted, and which images those are; the caller holds the store.
+    fn image_layers(&self, mounts: &mut [Mount]) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        let mut all = Vec::new();
+        for (path, volume) in mounts.iter_mut().filter_map(|mount| Some((&mount.container_path, mount.image.as_mut()?)))
+        {
+            let image = volume.id.as_ref().map_or_else(|| volume.image.clone(), ToString::to_string);
+            let found = self.0.images.lookup(&image).context(|| format!("mount {path:?}"))?;
+            if found.layers.is_empty() {
+                return Err(Error::invalid(format!("mount {path:?}: image {image} has no files")));
+            }
+            volume.id = Some(found.id);
+            all.push((path.clone(), found.layers));
+        }
+        Ok(all)
+    }
+
     fn container_record(
         &self,
         pod: &Pod,
@@ -89,6 +105,7 @@ impl Engine {
         config.image_id = Some(image.id);
         let node_name = &self.0.options.node_name;
         let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
+        let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, ..host };
         let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
         let log = match (&pod.record.config.log_directory, &config.log_path) {
             (Some(directory), Some(path)) => Some(log_file(directory, path)?),
@@ -132,6 +149,7 @@ pub fn host_facts(
         },
         rlimits: rlimits()?,
         lacking: !sys::capability::permitted().context(|| "read podwright's own capabilities")?,
+        image_layers: Vec::new(),
     })
 }
 

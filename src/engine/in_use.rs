@@ -32,6 +32,8 @@ pub fn in_use(paths: &Paths) -> Result<InUse> {
                 // Without a record it has no process, and will not get one: its making was interrupted.
                 let record = readable::<ContainerRecord>(&paths.container_record(&pod, &container), &mut in_use);
                 in_use.images.extend(record.iter().filter_map(|r| r.config.image_id.clone()));
+                let mounts = record.iter().flat_map(|r| &r.config.mounts);
+                in_use.images.extend(mounts.filter_map(|mount| mount.image.as_ref()?.id.clone()));
                 in_use.layers.extend(record.into_iter().flat_map(|r| r.layers));
             }
         }

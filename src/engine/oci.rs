@@ -108,6 +108,8 @@ pub struct HostFacts {
     pub lacking: u64,
     /// [`RLIMITS`], as far as this host can give them.
     pub rlimits: Vec<(&'static str, u64)>,
+    /// Of image volumes: the path in the container, and the image's layers, the lowest first.
+    pub image_layers: Vec<(String, Vec<PathBuf>)>,
 }
 
 /// The OCI runtime spec of a container.
@@ -362,7 +364,7 @@ fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
             container.mounts.len()
         )));
     }
-    let own = container.mounts.iter().map(|m| own_mount(container, m)).collect::<Result<Vec<_>>>()?;
+    let own = container.mounts.iter().map(|m| own_mount(container, m, host)).collect::<Result<Vec<_>>>()?;
     let privileged = container.security.privileged;
     let access = if privileged { "rw" } else { "ro" };
     let mut all = vec![
@@ -389,7 +391,24 @@ fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
     Ok(all)
 }
 
-fn own_mount(container: &ContainerConfig, mount: &Mount) -> Result<Value> {
+/// The read-only overlay of an image's layers, or of a part of it.
+fn image_mount(clean: &str, sub_path: &str, mount: &Mount, host: &HostFacts) -> Result<Value, String> {
+    if sub_path.starts_with('/') || sub_path.contains('\0') || sub_path.split('/').any(|part| part == "..") {
+        return Err(format!("the part {sub_path:?} of the image must be relative and without '..'"));
+    }
+    let known = host.image_layers.iter().find(|(path, _)| *path == mount.container_path);
+    // None: a plan, before the image is looked up.
+    let layers = known.map(|(_, layers)| layers.as_slice()).unwrap_or_default();
+    let escaped = layers.iter().rev().map(|dir| dir.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:"));
+    let mut options = vec!["ro".to_owned(), "nosuid".to_owned(), "nodev".to_owned()];
+    options.push(format!("lowerdir={}", escaped.collect::<Vec<_>>().join(":")));
+    if !sub_path.is_empty() {
+        options.push(format!("X-mount.subdir={sub_path}"));
+    }
+    Ok(json!({"destination": clean, "type": "overlay", "source": "overlay", "options": options}))
+}
+
+fn own_mount(container: &ContainerConfig, mount: &Mount, host: &HostFacts) -> Result<Value> {
     let at = |problem: &str| {
         Error::invalid(format!("container {:?}: mount {:?}: {problem}", container.name, mount.container_path))
     };
@@ -400,6 +419,12 @@ fn own_mount(container: &ContainerConfig, mount: &Mount) -> Result<Value> {
     let clean = format!("/{}", path.split('/').filter(|c| !c.is_empty() && *c != ".").collect::<Vec<_>>().join("/"));
     if clean == "/" {
         return Err(at("the root cannot be replaced"));
+    }
+    if let Some(volume) = &mount.image {
+        if !mount.readonly || mount.propagation != Propagation::Private || !mount.host_path.as_os_str().is_empty() {
+            return Err(at("an image is mounted read-only, without propagation and without a host path"));
+        }
+        return image_mount(&clean, &volume.sub_path, mount, host).map_err(|problem| at(&problem));
     }
     if !mount.host_path.is_absolute() {
         return Err(at(&format!("the host path {:?} must be absolute", mount.host_path)));

@@ -4,7 +4,7 @@
 //!
 //! * `plan`   decides (pure): spec -> [`plan::Plan`], every string a C string, nothing left to look up but users
 //! * `user`   who it runs as: the image's /etc/passwd and /etc/group, read beneath the root, bounded
-//! * `trees`  the trees, made in the host's mount namespace and never mounted there: overlay, volumes, devpts
+//! * `trees`  the trees, made in the host's mount namespace and never mounted there: overlay, volumes, devpts; `image_volume` files of images
 //! * `spawn`  the parent's half: one clone3 into the container's cgroup, then waits for the child's report
 //! * `init`   the child's half: the plan in its order, each step with the reason for its place; `attach` its mounts, `confine`
 //!   what it may not do any more, which execs have in common; `report` and `explain` what it tells
@@ -19,6 +19,7 @@ mod confine;
 pub mod devices;
 pub mod exec;
 mod explain;
+mod image_volume;
 mod init;
 pub mod pause;
 pub mod plan;

@@ -4,7 +4,7 @@
 //! taken as it is. `cgroup` and `cgroup2` are both the container's own cgroup2 in a cgroup namespace, else the host's tree.
 
 use super::StartError;
-use super::plan::{not_absolute, refused, text};
+use super::plan::{MAX_LAYERS, not_absolute, refused, text};
 use crate::state::model::{NamespaceMode, Namespaces};
 use crate::sys::mount::{Depth, MountAttr, PropagationType};
 use crate::sys::openat2::{Links, NodeKind};
@@ -40,6 +40,19 @@ pub enum What {
     Devpts(Fs),
     /// The pod's /dev/shm.
     Shm,
+    /// Files of an image.
+    Image(Image),
+}
+
+/// An image volume: `type: overlay` with `lowerdir`, and `X-mount.subdir` for a part of it, as mount(8) has it.
+#[derive(Debug)]
+pub struct Image {
+    /// Absolute, the lowest first.
+    pub layers: Vec<CString>,
+    /// A directory in there; empty: all of it.
+    pub part: CString,
+    /// Read-only among others.
+    pub set: MountAttr,
 }
 
 /// A bind mount.
@@ -134,13 +147,14 @@ fn one(mount: &oci_spec::runtime::Mount, namespaces: &Namespaces, private_cgroup
         "devpts" => What::Devpts(options.fs(&field, kind)?),
         "cgroup" | "cgroup2" if private_cgroup => What::Fs(options.fs(&field, "cgroup2")?),
         "cgroup" | "cgroup2" => What::Bind(options.host_cgroup()),
+        "overlay" => What::Image(options.image(&field)?),
         "proc" | "sysfs" | "mqueue" | "tmpfs" => What::Fs(options.fs(&field, kind)?),
         other => return Err(refused(format!("{field}: type {other:?} is not supported"))),
     };
     refuse_inside_proc(&field, &target, &what)?;
     // A link of the image would put a kernel's file system elsewhere and leave its place to the image (CVE-2019-16884,
     // CVE-2023-27561, CVE-2025-31133).
-    let kernel = !matches!(what, What::Bind(_)) && kind != "tmpfs"
+    let kernel = !matches!(what, What::Bind(_) | What::Image(_)) && kind != "tmpfs"
         || matches!(what, What::Dev(_) | What::Shm)
         || matches!(target.to_bytes(), b"proc" | b"sys" | b"dev" | b"dev/shm");
     Ok(Mount { target, links: if kernel { Links::Refused } else { Links::InRoot }, what })
@@ -260,6 +274,32 @@ impl Options {
         })
     }
 
+    /// An overlay that nobody can write to.
+    fn image(self, field: &str) -> Result<Image, StartError> {
+        let mut image = Image { layers: Vec::new(), part: CString::default(), set: self.set.with(MountAttr::RDONLY) };
+        for (key, value) in &self.parameters {
+            match (key.as_str(), value) {
+                ("lowerdir", Some(value)) => {
+                    for path in lower_directories(value) {
+                        if !path.starts_with('/') {
+                            return Err(not_absolute(field, Path::new(&path)));
+                        }
+                        image.layers.insert(0, text(field, path.as_bytes())?);
+                    }
+                }
+                ("X-mount.subdir", Some(value)) => image.part = text(field, value.as_bytes())?,
+                (other, _) => return Err(refused(format!("{field}: option {other} is not supported for an overlay"))),
+            }
+        }
+        match image.layers.len() {
+            0 => Err(refused(format!("{field}: an overlay needs a lowerdir"))),
+            count if count > MAX_LAYERS => {
+                Err(refused(format!("{field}: {count} directories, and an overlay has at most {MAX_LAYERS}")))
+            }
+            _ => Ok(image),
+        }
+    }
+
     fn fs(self, field: &str, fs: &str) -> Result<Fs, StartError> {
         let c = |text_: &str| text(field, text_.as_bytes());
         let parameters = self.parameters.iter();
@@ -283,6 +323,21 @@ impl Options {
             propagation: PropagationType::Private,
         }
     }
+}
+
+/// The directories of a `lowerdir`, the uppermost first: a backslash takes its meaning from what follows it (overlayfs).
+fn lower_directories(value: &str) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut letters = value.chars();
+    while let Some(letter) = letters.next() {
+        let (plain, letter) = if letter == '\\' { (true, letters.next().unwrap_or('\\')) } else { (false, letter) };
+        match (letter, all.last_mut()) {
+            (':', _) if !plain => all.push(String::new()),
+            (letter, Some(last)) => last.push(letter),
+            (_, None) => {}
+        }
+    }
+    all
 }
 
 /// The devices every container has (OCI config-linux.md, default devices): name and minor; the majors are of linux/major.h.

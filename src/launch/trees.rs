@@ -3,7 +3,7 @@
 
 use super::plan::{Plan, Root};
 use super::plan_mounts::{Bind, Fs, What};
-use super::{StartError, Step};
+use super::{StartError, Step, image_volume};
 use crate::sys::clone::helper_newns;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
 use crate::sys::{openat2, pty};
@@ -124,6 +124,7 @@ pub(super) fn open(plan: &Plan, root: OwnedFd, terminal: bool) -> Result<Trees, 
                 }
                 Some(tree)
             }
+            What::Image(image) => Some(image_volume::tree(image, &mount.target)?),
             What::Fs(_) | What::Dev(_) | What::Shm => None,
         });
     }

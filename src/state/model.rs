@@ -147,6 +147,21 @@ pub struct Mount {
     /// Needs `readonly` and [`Propagation::Private`].
     pub recursive_readonly: bool,
     pub propagation: Propagation,
+    /// Files of an image instead of the host's: `host_path` is empty, and it is read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageVolume>,
+}
+
+/// An image whose files are mounted (CRI `Mount.image`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageVolume {
+    /// As it was asked for.
+    pub image: String,
+    /// Which that is; `None`: to be looked up by name.
+    pub id: Option<Digest>,
+    /// A directory of it; empty: all of it.
+    pub sub_path: String,
 }
 
 impl Mount {
