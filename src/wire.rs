@@ -18,11 +18,18 @@
 //! | `Duplicate` (2)   |                                    | `Duplicates`          | pidfd, then the streams it names     |
 //! | `Adopt` (2)       | listening socket, pidfd of pause   | `Done`                |                                      |
 //! | `AdoptContainer` (2) | container cgroup, pidfd, then the streams it names | `Done` |                                   |
+//! | `Attach` (3)      | pipes to write to, in the order of the streams it names | `Done` |                              |
+//! | `CloseInput` (3)  |                                    | `Done`, and `InputClosed` to all |                           |
 //!
-//! (2): from version 2 on. The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they
+//! (2), (3): from that version on. The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they
 //! outlive the shim. When it has died they go to another one, with `Adopt` instead of `CreateSandbox` and an `AdoptContainer` for each
 //! container; an engine that comes later asks for them (`Duplicate`).
 //! The flight recorder is opened by its path; a descriptor for it is not looked at.
+//!
+//! For people at a terminal (3): an `Exec` with `tty` brings the slave of a pseudo terminal three times, whose master is the engine's alone,
+//! so no byte of an exec passes through a shim. What a container writes does, for the log: `Attach` has it copied into pipes as well. A
+//! reader that is too slow misses some, which it is told, and holds up neither the container nor the log. Input is written by the engine,
+//! into its duplicate; `CloseInput` has everybody let go of theirs, which is how the container learns that there is no more.
 //!
 //! Unasked, to every connection: `Event`. Any request may be answered by `Failed`. Answers carry the request's number and may
 //! come in any order (an exec of an hour holds up nothing).
@@ -36,7 +43,7 @@
 //!
 //! A frame is the length of the JSON text (u32, little endian) and the text; file descriptors ride along with the
 //! first byte (SCM_RIGHTS, unix(7)). The first message each way is `Hello` with the versions understood; both go on with the
-//! highest common one; each release keeps the one before it. With a shim of version 1 everything works but what (2) is for.
+//! highest common one; each release keeps the one before it. With a shim of an older version everything works but what came later.
 
 use crate::error::{Error, Kind};
 use crate::id::{ContainerId, ExecId, PodId};
@@ -47,11 +54,13 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The versions of the protocol that this program understands, oldest and newest.
-pub const VERSIONS: (u32, u32) = (1, 2);
+pub const VERSIONS: (u32, u32) = (1, 3);
 /// The version from which on an exec can be cancelled.
 pub const CANCELLATION: u32 = 2;
 /// The version from which on a shim can be taken over from, and can take over.
 pub const ADOPTION: u32 = 2;
+/// The version from which on execs have terminals, and running containers can be attached to.
+pub const INTERACTION: u32 = 3;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.
@@ -60,6 +69,8 @@ pub const MAX_FDS: usize = 8;
 pub const MAX_CONTAINERS: usize = 1024;
 /// How many execs run in one pod at a time; one more is refused.
 pub const MAX_EXECS: usize = 256;
+/// How many pipes one container's output is copied into at a time; one more is refused.
+pub const MAX_ATTACHED: usize = 128;
 /// How many connections one shim serves at a time; one more is closed at once.
 pub const MAX_CONNECTIONS: usize = 64;
 
@@ -122,6 +133,15 @@ pub enum Request {
     },
     Adopt(Box<Adopt>),
     AdoptContainer(Box<AdoptContainer>),
+    /// Copies what the container writes from now on, until it ends, into the pipes that ride along. A terminal's output is all stdout.
+    Attach {
+        container: ContainerId,
+        outputs: Vec<StdStream>,
+    },
+    /// Nobody will write to its input again. `Done` for one that has none, or has ended.
+    CloseInput {
+        container: ContainerId,
+    },
 }
 
 /// The pod of a shim that has died.
@@ -239,6 +259,9 @@ pub struct Exec {
     pub user: Option<UserChoice>,
     /// Nanoseconds until everything in it is killed; 0: never.
     pub timeout_ns: u64,
+    /// What rides along is a terminal, to be the controlling one of its session.
+    #[serde(default)]
+    pub tty: bool,
 }
 
 /// An answer of the shim.
@@ -354,6 +377,18 @@ pub enum Event {
     SandboxExited { status: ExitStatus },
     /// Somewhere below a running container a process was killed for memory, and the container goes on.
     ChildOom { container: ContainerId },
+    /// Whoever holds a duplicate of a container's input is to let it go, for its end to be seen there.
+    InputClosed { container: ContainerId },
+}
+
+impl Event {
+    /// The first version of the protocol that has it: to others it is not told.
+    pub fn since(&self) -> u32 {
+        match self {
+            Event::ContainerExited { .. } | Event::SandboxExited { .. } | Event::ChildOom { .. } => 1,
+            Event::InputClosed { .. } => INTERACTION,
+        }
+    }
 }
 
 impl Sandbox {

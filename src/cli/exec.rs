@@ -90,6 +90,7 @@ fn config(args: &ExecArgs) -> Result<ExecConfig> {
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.as_ref().map(|user| UserChoice { user: user.clone(), ..UserChoice::default() }),
         timeout: timeout.unwrap_or_default(),
+        tty: false,
     })
 }
 

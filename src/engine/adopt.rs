@@ -354,8 +354,8 @@ impl Engine {
     }
 }
 
-/// Of a container or, without an id, of pause; `None` when it has ended.
-async fn duplicates(shim: &Shim, container: Option<ContainerId>) -> Result<Option<Held>> {
+/// What a shim holds of a running container, or of pause; `None` when that has ended.
+pub(super) async fn duplicates(shim: &Shim, container: Option<ContainerId>) -> Result<Option<Held>> {
     match shim.call(Request::Duplicate { container }, &[]).await {
         Ok((Reply::Duplicates { streams }, fds)) => Ok(Held::of(fds, streams)),
         Ok((other, _)) => Err(unexpected(&other)),

@@ -8,7 +8,7 @@ use crate::fault;
 use crate::id::{ContainerId, ExecId};
 use crate::state::record::ExitStatus;
 use crate::sys;
-use crate::wire::{CANCELLATION, Exec, Executed, Failure, Reply, Request, UserChoice};
+use crate::wire::{CANCELLATION, Exec, Executed, Failure, INTERACTION, Reply, Request, UserChoice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +31,7 @@ const FIRST_BYTES: usize = 4 << 10;
 /// How much of it is read at a time when there is more, in bytes: what a pipe holds, pipe(7).
 const CHUNK_BYTES: usize = 64 << 10;
 /// How long output is read after the process has ended and everything below it was killed or let go.
-const DRAIN_WAIT: Duration = Duration::from_millis(500);
+pub const DRAIN_WAIT: Duration = Duration::from_millis(500);
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,8 @@ pub struct ExecConfig {
     pub user: Option<UserChoice>,
     /// Zero: no deadline.
     pub timeout: Duration,
+    /// The streams are the terminal of [`Engine::open_terminal`], to be the controlling one of the command's session.
+    pub tty: bool,
 }
 
 /// The streams of an exec.
@@ -102,7 +104,11 @@ impl Engine {
         self.try_exec_until(id, config, streams, std::future::pending()).await
     }
 
-    async fn try_exec_until(
+    /// Both: for a caller that may go away, with the shim's own words.
+    ///
+    /// # Errors
+    /// As [`Engine::try_exec`] and [`Engine::exec_until`].
+    pub async fn try_exec_until(
         &self,
         id: &ContainerId,
         config: ExecConfig,
@@ -119,6 +125,9 @@ impl Engine {
             return Err(Error::invalid("exec: no command"));
         }
         let shim = pod.shim_soon().await?;
+        if config.tty && shim.version() < INTERACTION {
+            return Err(Error::unsupported("the pod was made by an older podwright, whose execs have no terminal"));
+        }
         let mut number = [0; 4];
         sys::random(&mut number);
         let (exec, timeout) = (ExecId(u32::from_le_bytes(number)), config.timeout);
@@ -130,6 +139,7 @@ impl Engine {
             cwd: config.cwd,
             user: config.user,
             timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
+            tty: config.tty,
         };
         let fds = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
         fault::point("engine.exec.asked");

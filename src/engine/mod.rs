@@ -12,12 +12,14 @@
 //! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
 
 pub mod adopt;
+pub mod attach;
 mod cgroups;
 mod create_container;
 pub mod damaged;
 pub mod etc;
 pub mod events;
 pub mod exec;
+mod forward;
 pub mod in_use;
 pub mod kept;
 mod network;
@@ -37,6 +39,7 @@ mod start_container;
 pub mod stats;
 mod stop;
 pub mod sweep;
+pub mod terminal;
 mod undo;
 mod update;
 pub mod verify;

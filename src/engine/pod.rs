@@ -22,7 +22,7 @@ use crate::network::Attachment;
 use crate::state::flight::Flight;
 use crate::state::model::{PodCgroup, Resources};
 use crate::state::record::{
-    self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, Process, ProcessRecord,
+    self, ContainerRecord, Durability, ExitRecord, ExitStatus, PodRecord, Process, ProcessRecord, StdStream,
 };
 use crate::sys::spawn::Child;
 use crate::wire;
@@ -107,6 +107,8 @@ pub struct Container {
     /// Duplicates of its pidfd and of its pipes or terminal, while it runs.
     pub held: Option<Held>,
     pub kept: Arc<Kept>,
+    /// Its input has been closed for good.
+    pub input_closed: bool,
 }
 
 /// CRI `ContainerState`.
@@ -130,6 +132,7 @@ impl Container {
             warnings: Arc::default(),
             held: None,
             kept: Arc::default(),
+            input_closed: false,
         }
     }
 
@@ -219,6 +222,11 @@ impl Pod {
                 return Err(Error::internal("the pod is gone")); // cannot be: `self` holds the sender
             }
         }
+    }
+
+    /// Waits until something becomes known of it.
+    pub async fn next_change(&self) {
+        let _ = self.changed.subscribe().changed().await; // `self` holds the sender
     }
 
     /// The connection to the shim.
@@ -345,9 +353,21 @@ pub async fn listen(engine: Engine, pod: Weak<Pod>, shim: Shim, mut heard: mpsc:
                     container.child_oom = true;
                 }
             }),
+            Heard::Event(wire::Event::InputClosed { container }) => input_closed(&pod, &container),
             Heard::HungUp => return engine.shim_hung_up(pod, shim).await,
         }
     }
+}
+
+/// Nobody will write to a container's input again: not until the last duplicate is gone does it see that.
+fn input_closed(pod: &Pod, id: &ContainerId) {
+    pod.change(|facts| {
+        let Some(container) = facts.containers.get_mut(id) else { return };
+        container.input_closed = true;
+        if let Some(held) = &mut container.held {
+            held.streams.retain(|(stream, _)| *stream != StdStream::Stdin);
+        }
+    });
 }
 
 /// A container has ended; tells whoever listens, once, and not before it was told that it was started.

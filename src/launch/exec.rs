@@ -18,8 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Starts `exec` in a running container: returns when its program runs.
 ///
 /// `launch` and `user` are what the container was started with and as; `init` the pidfd of its first process; `exec_cgroup`
-/// the directory `exec-N` below the container's, already made. [`ChildStdio::Terminal`] is refused: an exec's terminal is
-/// not written yet.
+/// the directory `exec-N` below the container's, already made. `stdio` is given: with `exec.tty` it is the slave of a terminal of the
+/// container's devpts, three times. [`ChildStdio::Terminal`] is refused, for here none is made.
 ///
 /// # Errors
 /// The step that failed; the child is reaped, and `exec_cgroup` as empty as before.
@@ -53,7 +53,10 @@ fn begin(
         process.set_home(&resolved.home);
         user = resolved.user;
     }
-    let streams = streams(&stdio, None)?;
+    let streams = match &stdio {
+        ChildStdio::Fds { stdin, .. } if exec.tty => confine::Streams::Terminal(stdin.as_fd()),
+        other => streams(other, None)?,
+    };
     let (mut reports, reporter) = report::pipe()?;
     let child = born(CloneFlags::default(), exec_cgroup, Some(init), || {
         let failed = match enter(&process, &user, streams, init, &reporter) {

@@ -517,6 +517,7 @@ mod tests {
             cwd: "/tmp".into(),
             user: None,
             timeout_ns: 0,
+            tty: false,
         };
         let process = Process::of_exec(&exec, &launch).expect("plan");
         assert_eq!(texts(&process.env), ["PATH=/a::rel:/b", "A=2", "B=3"]);

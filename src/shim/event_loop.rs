@@ -44,6 +44,8 @@ pub(super) enum Source {
     Pause,
     Container(ContainerId),
     Output(ContainerId, Stream),
+    /// A pipe that a container's output is copied into, by its number: its reader has gone.
+    Tap(ContainerId, u64),
     /// cgroup.events of a container that is ending.
     ContainerEmpty(ContainerId),
     /// memory.events of a running container.
@@ -134,6 +136,8 @@ struct Peer {
     token: u64,
     /// Watched for writing too.
     writing: bool,
+    /// Of the protocol; 0 before it was agreed on.
+    version: u32,
 }
 
 /// Everything a shim holds.
@@ -239,6 +243,7 @@ impl Shim {
             Source::Pause => self.reap_pause(),
             Source::Container(id) => self.reap_container(&id),
             Source::Output(id, stream) => self.output(&id, stream),
+            Source::Tap(id, number) => self.detach(&id, number),
             Source::ContainerEmpty(id) => self.container_may_be_empty(&id),
             Source::Memory(id) => self.memory_changed(&id),
             Source::Exec(key) => self.reap_exec(&key),
@@ -315,7 +320,7 @@ impl Shim {
         let number = self.next_peer;
         let token = self.poll.add(socket.as_fd(), Source::Connection(number), Interest::Read)?;
         self.next_peer += 1;
-        self.peers.insert(number, Peer { connection: Connection::new(socket), token, writing: false });
+        self.peers.insert(number, Peer { connection: Connection::new(socket), token, writing: false, version: 0 });
         self.machine.connected(number);
         Ok(())
     }
@@ -401,9 +406,17 @@ impl Shim {
         self.send(ticket.connection, &ToEngine::Reply { id: ticket.id, reply }, fds)
     }
 
+    /// From here on this peer is told what that version has.
+    pub(super) fn agreed(&mut self, connection: u64, version: u32) {
+        if let Some(peer) = self.peers.get_mut(&connection) {
+            peer.version = version;
+        }
+    }
+
     fn broadcast(&mut self, event: &Event) -> Vec<Action> {
         let message = ToEngine::Event(event.clone());
-        let peers: Vec<u64> = self.peers.keys().copied().collect();
+        let old = |peer: &Peer| peer.version != 0 && peer.version < event.since();
+        let peers: Vec<u64> = self.peers.iter().filter(|(_, peer)| !old(peer)).map(|(number, _)| *number).collect();
         peers.into_iter().flat_map(|number| self.send(number, &message, Vec::new())).collect()
     }
 

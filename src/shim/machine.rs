@@ -227,9 +227,11 @@ impl Machine {
             Request::Signal { signal, .. } if !(1..=64).contains(signal) => {
                 Err(Error::invalid(format!("signal {signal} is not one of 1 to 64")))
             }
-            Request::Signal { container, .. } | Request::ReopenLog { container } | Request::Kill { container } => {
-                self.accept_while_running(container)
-            }
+            Request::Signal { container, .. }
+            | Request::ReopenLog { container }
+            | Request::Kill { container }
+            | Request::CloseInput { container } => self.accept_while_running(container),
+            Request::Attach { container, .. } => self.accept_duplicate(Some(container)),
             Request::Forget { container } => match self.containers.get(container).map(|c| &c.phase) {
                 None => Ok(Accept::Already),
                 Some(Phase::Ended | Phase::Failed) => Ok(Accept::Do),

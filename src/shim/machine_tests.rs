@@ -63,6 +63,7 @@ fn exec(letter: char, n: u32) -> Request {
         cwd: String::new(),
         user: None,
         timeout_ns: 0,
+        tty: false,
     }))
 }
 
@@ -115,6 +116,7 @@ fn told(actions: &[Action]) -> Vec<String> {
             Action::Broadcast(Event::ContainerExited { container, .. }) => format!("told {}", short(container)),
             Action::Broadcast(Event::SandboxExited { .. }) => "told pause".to_owned(),
             Action::Broadcast(Event::ChildOom { container }) => format!("oom {}", short(container)),
+            Action::Broadcast(Event::InputClosed { container }) => format!("input of {} closed", short(container)),
             Action::Sweep => "sweep".to_owned(),
             Action::Exit => "exit".to_owned(),
         })

@@ -10,11 +10,13 @@
 //! * `stdio`, `log`  a container's streams, and the CRI's log format
 //! * `reap`        ends: of pause, containers, execs, strays; the record, then the event
 //! * `adopt`       what a shim that died has left: pidfds, streams, logs
+//! * `attach` copies of a container's output for those who look on
 //! * `exec`        a further process in a container, its cgroup and its deadline
 //!
 //! Not here: how a process is confined ([`crate::launch`]), which cgroups there are and what limits they have (the engine).
 
 mod adopt;
+mod attach;
 mod connection;
 mod event_loop;
 mod exec;

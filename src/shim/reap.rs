@@ -232,6 +232,9 @@ impl Shim {
         for watched in [&container.memory, &container.empty].into_iter().flatten() {
             self.poll.remove(watched.fd.as_fd(), watched.token);
         }
+        for tap in container.streams.taps.all() {
+            self.poll.remove(tap.fd(), tap.token);
+        }
         fault::point("shim.container.drained");
         // Whoever reads the log cannot see that, and this is where they look next.
         let lost = container.streams.lost_bytes();

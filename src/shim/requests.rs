@@ -105,6 +105,11 @@ impl Shim {
             Request::Duplicate { container } => self.duplicate(container.as_ref()).map_err(failure),
             Request::Adopt(adopt) => self.adopt(&adopt, frame.fds).map_err(failure),
             Request::AdoptContainer(adopt) => self.adopt_container(&adopt, frame),
+            Request::Attach { container, outputs } => self.attach(&container, &outputs, frame.fds).map_err(failure),
+            Request::CloseInput { container } => {
+                self.close_input(&container);
+                done()
+            }
             Request::Shutdown => {
                 self.note("shut down");
                 let mut actions = self.reply(ticket, Reply::Done, Vec::new());
@@ -122,6 +127,7 @@ impl Shim {
             return Err(Error::invalid("a shim of the daemon has no owner: it is not swept"));
         }
         self.machine.greeted(connection, owner);
+        self.agreed(connection, version);
         fault::point("shim.hello.greeted");
         let pod = Some(self.args.pod.clone()).filter(|pod| !pod.is_none());
         Ok((Reply::Hello { version, pod }, Vec::new()))

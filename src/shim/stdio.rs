@@ -1,5 +1,6 @@
 //! The standard streams of a container: pipes or the terminal on this side, and their way into the log.
 
+use super::attach::Taps;
 use super::log::{BATCH_BYTES, Batch, Lines, Log, Stream};
 use crate::error::{Context, Result};
 use crate::launch::ChildStdio;
@@ -52,10 +53,12 @@ struct Output {
 pub struct Streams {
     stdout: Option<Output>,
     stderr: Option<Output>,
-    /// Held open so that a program that reads its input waits; attach will write to it. The engine holds a duplicate, and is to let it go
-    /// when this side closes it.
+    /// Held open so that a program that reads its input waits. The engine holds a duplicate, which it writes to for those who are attached, and
+    /// lets it go when this side closes it.
     stdin: Option<OwnedFd>,
     log: Option<Log>,
+    /// Who else is to see what comes.
+    pub(super) taps: Taps,
 }
 
 impl Streams {
@@ -82,6 +85,7 @@ impl Streams {
             stderr: Some(Output::new(stderr_reader, Stream::Stderr)?),
             stdin: held,
             log,
+            taps: Taps::default(),
         };
         Ok((ChildStdio::Fds { stdin, stdout, stderr }, streams))
     }
@@ -168,6 +172,7 @@ impl Streams {
             Ok(0) | Err(_) => return (Progress::Ended, Ok(())),
             Ok(n) => n,
         };
+        self.taps.copy(stream, &input[..n]);
         let (mut used, mut logged) = (0, Ok(()));
         while used < n && self.log.is_some() {
             let Some(output) = self.output(stream) else { break };
@@ -214,6 +219,11 @@ impl Streams {
     /// The path cannot be opened; the old file is written on.
     pub fn reopen_log(&mut self) -> Result<()> {
         self.log.as_mut().map_or(Ok(()), Log::reopen)
+    }
+
+    /// Lets go of the input. Whether there was one.
+    pub fn close_input(&mut self) -> bool {
+        self.stdin.take().is_some()
     }
 
     /// Gives back memory that holds nothing.

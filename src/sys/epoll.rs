@@ -8,6 +8,10 @@ use std::time::Duration;
 /// How many events one wait returns at most; the rest comes with the next.
 const BATCH: usize = 64;
 
+/// What a read would show.
+const SHOWN: EventFlags =
+    EventFlags::IN.union(EventFlags::PRI).union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::RDHUP);
+
 /// What to wait for, always level-triggered. `EPOLLERR` and `EPOLLHUP` come unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
@@ -17,6 +21,8 @@ pub enum Interest {
     ReadWrite,
     /// `EPOLLPRI`: files of cgroupfs that changed.
     Changed,
+    /// `EPOLLRDHUP`: only that the other side has gone.
+    HungUp,
 }
 
 /// What a descriptor is ready for.
@@ -34,6 +40,12 @@ pub struct Ready {
 /// An epoll instance, close-on-exec.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
+
+impl From<Epoll> for OwnedFd {
+    fn from(epoll: Epoll) -> OwnedFd {
+        epoll.0
+    }
+}
 
 impl Epoll {
     /// # Errors
@@ -85,7 +97,7 @@ impl Epoll {
             let flags = event.flags;
             Ready {
                 token: event.data.u64(),
-                readable: flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::HUP | EventFlags::ERR),
+                readable: flags.intersects(SHOWN),
                 writable: flags.contains(EventFlags::OUT),
                 hung_up: flags.contains(EventFlags::HUP),
             }
@@ -99,6 +111,7 @@ fn flags(interest: Interest) -> EventFlags {
         Interest::Read => EventFlags::IN,
         Interest::ReadWrite => EventFlags::IN | EventFlags::OUT,
         Interest::Changed => EventFlags::PRI,
+        Interest::HungUp => EventFlags::RDHUP,
     }
 }
 

@@ -42,6 +42,7 @@ pub mod session;
 pub mod signalfd;
 pub mod socket;
 pub mod spawn;
+pub mod terminal;
 pub mod wait;
 mod xattr;
 

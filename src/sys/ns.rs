@@ -49,6 +49,24 @@ pub fn unshare(flags: NsFlags) -> io::Result<()> {
     }
 }
 
+/// A TCP socket of the network namespace that a process (by its pidfd) is in: it stays there, whoever uses it. Non-blocking,
+/// close-on-exec. Made by a thread of its own, which is the only one to enter that namespace, and ends there.
+///
+/// # Errors
+/// Those of setns(2) and socket(2); `EAGAIN` without a thread.
+pub fn tcp_socket_in(process: BorrowedFd<'_>, v6: bool) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let make = || {
+        setns(process, NsFlags::NET)?;
+        Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, make)?;
+        thread.join().map_err(|_| io::Error::other("the thread that makes a socket ended"))?
+    })
+}
+
 /// The pid namespace in which children of this process are born: /proc/self/ns/pid_for_children, namespaces(7).
 ///
 /// # Errors

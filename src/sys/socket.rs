@@ -1,4 +1,4 @@
-//! `sendmsg`, `recvmsg` of unix stream sockets with descriptors riding along, unix(7) `SCM_RIGHTS`.
+//! `sendmsg`, `recvmsg` of unix stream sockets with descriptors riding along, unix(7) `SCM_RIGHTS`; keep-alive of TCP, tcp(7).
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -7,6 +7,7 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// The most descriptors that one call carries here.
 pub const MAX_FDS: usize = 8;
@@ -56,6 +57,18 @@ pub fn sendmsg(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::R
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     Ok(rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, flags))?)
+}
+
+/// Has the kernel ask a silent peer of a TCP connection whether it is still there: `SO_KEEPALIVE`, and the times of tcp(7).
+///
+/// # Errors
+/// None that a caller could cause.
+pub fn keep_alive(socket: impl AsFd, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_keepidle(&socket, idle)?;
+    sockopt::set_tcp_keepintvl(&socket, interval)?;
+    sockopt::set_tcp_keepcnt(&socket, count)?;
+    Ok(sockopt::set_socket_keepalive(&socket, true)?)
 }
 
 #[cfg(test)]

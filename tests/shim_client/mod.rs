@@ -317,6 +317,7 @@ impl Pod {
             cwd: String::new(),
             user: None,
             timeout_ns: u64::try_from(timeout.as_nanos()).expect("short"),
+            tty: false,
         };
         let number = self.client.send(Request::Exec(Box::new(exec)), &[&null, &writer, &writer]);
         (ExecId(self.ordinal), number, reader)
