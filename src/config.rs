@@ -70,6 +70,10 @@ enum Shape {
     Mtu,
     /// Absolute paths: in the file a list, elsewhere with commas between them.
     Directories,
+    /// An IP address and port.
+    Address,
+    /// Nothing, or an absolute path without `..`.
+    File,
     /// Not honoured by this version, so only its default (if it is decided) is accepted.
     Later,
 }
@@ -144,9 +148,14 @@ pub const KEYS: &[Key] = &[
         Shape::Listen,
         "where the daemon serves /metrics: 127.0.0.1:9338, or a unix socket's path",
     ),
-    Key::later("cri.stream_address", "127.0.0.1:0"),
-    Key::later("cri.stream_tls_cert", ""),
-    Key::later("cri.stream_tls_key", ""),
+    Key::new(
+        "cri.stream_address",
+        "127.0.0.1:0",
+        Shape::Address,
+        "where the daemon serves exec, attach and port-forward; port 0 is any that is free",
+    ),
+    Key::new("cri.stream_tls_cert", "", Shape::File, "certificates for that, in PEM: then it is https"),
+    Key::new("cri.stream_tls_key", "", Shape::File, "their key, in PEM"),
     Key::new(
         "image.default_registry",
         "docker.io",
@@ -538,6 +547,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Shape::Listen if value.is_empty() || value.parse::<SocketAddr>().is_ok() => Ok(()),
         Shape::Listen if value.starts_with('/') => check_directory(value),
         Shape::Listen => Err("must be an IP address and port, or a unix socket's absolute path".into()),
+        Shape::Address if value.parse::<SocketAddr>().is_ok() => Ok(()),
+        Shape::Address => Err("must be an IP address and port".into()),
+        Shape::File if value.is_empty() => Ok(()),
+        Shape::File => check_directory(value),
         Shape::Bool if is_true(value) || matches!(value, "false" | "0") => Ok(()),
         Shape::Bool => Err("must be true or false".into()),
         Shape::Count { most } if value.parse().is_ok_and(|n| (1..=most).contains(&n)) => Ok(()),

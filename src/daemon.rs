@@ -9,6 +9,7 @@ use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::image::pull::{self, Puller};
+use crate::stream;
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +41,7 @@ pub struct Settings {
     pub pull: pull::Settings,
     /// An address and port or a unix socket's path to serve `/metrics` on; empty for nowhere.
     pub metrics: String,
+    pub streams: stream::Settings,
     /// The effective configuration as JSON.
     pub config: String,
 }
@@ -69,6 +71,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let engine = recover(settings.engine).await?;
     fault::point("daemon.start.recovered");
     let metrics = listen_for_metrics(&settings.metrics).await?;
+    let (streams, streaming) = stream::Server::bind(engine.clone(), &settings.streams).await?;
     let listener = listen(&settings.socket)?;
     fault::point("daemon.start.listening");
     let (close, closing) = watch::channel(false);
@@ -79,10 +82,11 @@ async fn serve(settings: Settings) -> Result<()> {
     service::take_down_foreground(&engine);
     let own = Service::new(engine.clone(), closing.clone(), working.clone());
     let puller = Puller::new(engine.images().clone(), settings.pull);
-    let cri = Cri::new(engine.clone(), puller.clone(), settings.config, closing.clone(), working);
+    let cri = Cri::new(engine.clone(), puller.clone(), streams.clone(), settings.config, closing.clone(), working);
     if let Some(metrics) = metrics {
         tokio::spawn(cri::serve_metrics(cri.clone(), metrics, closing.clone())); // it ends with `closing`, or with the process
     }
+    tokio::spawn(streams.serve(streaming, closing.clone())); // as above
     let server = tokio::spawn(cri::serve(cri, own.server(), listener, closing));
     tracing::info!("serving CRI on {}", settings.socket.display());
     notify("READY=1");

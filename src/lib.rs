@@ -15,6 +15,7 @@
 //! * `image`   reference, import, unpack, store
 //! * `network` what pods are connected to: the built-in bridge, CNI
 //! * `engine`  the verbs
+//! * `stream`  exec, attach and port-forward over HTTP
 //! * `criapi`  generated: the messages and services of the CRI
 //! * `ownapi`  generated: what podwright's commands ask of a daemon
 //! * `cri`     the gRPC surface: convert, call, convert
@@ -34,6 +35,7 @@ pub mod shim;
 pub mod image;
 pub mod network;
 pub mod engine;
+pub mod stream;
 #[rustfmt::skip]
 #[allow(deprecated, missing_debug_implementations, clippy::all, reason = "generated")]
 pub mod criapi;

@@ -2,7 +2,8 @@
 
 use super::{Session, output, pull, require_root, run as own, unit};
 use crate::daemon::{self, Settings};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::stream;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -46,7 +47,18 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
         // Whose home directory the daemon's is, is an accident: its credentials are those of its own file, and of each request.
         pull: pull::settings(session, Vec::new()),
         metrics: session.config.value("metrics.address").to_owned(),
+        streams: streams(session)?,
         config: serde_json::Value::Object(effective).to_string(),
     })?;
     Ok(0)
+}
+
+fn streams(session: &Session) -> Result<stream::Settings> {
+    let file = |key| Some(session.config.value(key)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let tls = match (file("cri.stream_tls_cert"), file("cri.stream_tls_key")) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return Err(Error::invalid("cri.stream_tls_cert and cri.stream_tls_key: it takes both")),
+    };
+    Ok(stream::Settings { address: session.config.value("cri.stream_address").to_owned(), tls })
 }

@@ -3,6 +3,7 @@
 //! * `runtime`, `images`  the two services: a line a method
 //! * `convert`, `security`, `answer`  what goes in and what comes out; pure
 //! * `lists`  the lists that are asked for every second, encoded once
+//! * `streaming`  the URLs of exec, attach and port-forward
 //! * `pods`, `containers`, `stats`, `metrics`, `events`, `node`  what the methods do
 //! * `status`  [`Error`] to gRPC's; `serve` the connections, `calls` what is counted there, `prometheus` who may read it
 //!
@@ -30,6 +31,7 @@ mod security;
 mod serve;
 mod stats;
 mod status;
+mod streaming;
 
 pub use prometheus::{Listener, serve_metrics};
 pub use serve::{Extra, serve};
@@ -39,6 +41,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::image::pull::Puller;
+use crate::stream;
 use convert::Host;
 use std::collections::HashMap;
 use std::fmt;
@@ -62,6 +65,7 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 pub struct Cri {
     engine: Engine,
     puller: Puller,
+    streams: stream::Server,
     host: Host,
     /// The configuration as JSON, for `crictl info`.
     config: Arc<str>,
@@ -97,6 +101,7 @@ impl Cri {
     pub fn new(
         engine: Engine,
         puller: Puller,
+        streams: stream::Server,
         config: String,
         closing: watch::Receiver<bool>,
         working: mpsc::Sender<()>,
@@ -106,7 +111,18 @@ impl Cri {
             apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y"),
         };
         let (config, started) = (config.into(), SystemTime::now());
-        Cri { engine, puller, host, config, making: Arc::default(), calls: Arc::default(), started, closing, working }
+        Cri {
+            engine,
+            puller,
+            streams,
+            host,
+            config,
+            making: Arc::default(),
+            calls: Arc::default(),
+            started,
+            closing,
+            working,
+        }
     }
 
     /// Runs a verb to its end, whether or not its caller still waits.

@@ -167,16 +167,19 @@ impl RuntimeService for Cri {
         answer(self.exec_sync(request.into_inner()).await)
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
-        Err(unimplemented("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
+        answer(self.exec_url(request.into_inner()).map(|url| ExecResponse { url }))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
-        Err(unimplemented("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
+        answer(self.attach_url(&request.into_inner()).map(|url| AttachResponse { url }))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Result<Response<PortForwardResponse>, Status> {
-        Err(unimplemented("PortForward"))
+    async fn port_forward(
+        &self,
+        request: Request<PortForwardRequest>,
+    ) -> Result<Response<PortForwardResponse>, Status> {
+        answer(self.port_forward_url(&request.into_inner()).map(|url| PortForwardResponse { url }))
     }
 
     async fn container_stats(
