@@ -197,6 +197,7 @@ pub const KEYS: &[Key] = &[
     Key::new("network.subnet6", "fd70:6f64:7772::/64", Shape::Subnet { v6: true }, "their IPv6 addresses"),
     Key::new("network.mtu", "", Shape::Mtu, "of pods on the bridge; empty: that of the host's default route"),
     Key::new("network.cni_conf_dir", "/etc/cni/net.d", Shape::Directory, "where conflists of CNI are"),
+    Key::new("network.netns_dir", "/run/netns", Shape::Directory, "where network namespaces of pods on CNI are bound"),
     Key::new(
         "network.cni_bin_dirs",
         "/opt/cni/bin,/usr/lib/cni",
@@ -380,6 +381,7 @@ impl Config {
                 subnet6: self.value("network.subnet6").parse().ok(),
                 mtu: self.value("network.mtu").parse().ok(),
                 cni_conf_dir: self.value("network.cni_conf_dir").into(),
+                netns_dir: self.value("network.netns_dir").into(),
                 cni_bin_dirs: self.value("network.cni_bin_dirs").split(',').map(PathBuf::from).collect(),
             },
         }

@@ -3,10 +3,11 @@
 
 mod fixtures;
 
+use fixtures::cni::{DEBIAN, answer, debian, made, own_host, page};
 use fixtures::machine::{PATIENCE, until};
 use podwright::error::{Error, Kind};
 use podwright::id::PodId;
-use podwright::network::cni::{Cni, Limits};
+use podwright::network::cni::{Cni, Limits, Places};
 use podwright::network::{Attachment, Bandwidth, HostPort, Netns, Protocol, Request, Status};
 use podwright::state::paths::Paths;
 use podwright::state::record::{self, Durability};
@@ -14,15 +15,13 @@ use podwright::sys::ns::{self, NsFlags};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where Debian's containernetworking-plugins are.
-const DEBIAN: &str = "/usr/lib/cni";
 /// Of scripts that do not hang on purpose.
 const LONG: Duration = Duration::from_secs(30);
 /// Of those that do.
@@ -30,16 +29,6 @@ const SHORT: Duration = Duration::from_millis(800);
 /// What a script answers to ADD.
 const RESULT: &str = r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/x"}],
     "ips": [{"address": "10.9.0.5/24", "interface": 0}]}"#;
-
-/// This thread's network namespace is from now on one of its own, with its loopback up, and so is that of what it starts.
-fn own_host() {
-    ns::unshare(NsFlags::NET).unwrap();
-    ns::loopback_up().unwrap();
-    // Addresses of IPv6 may be used at once: a bridge of plugins has to wait a second for its own otherwise.
-    for name in ["all", "default"] {
-        fixtures::put(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0");
-    }
-}
 
 /// An engine's side of CNI, with directories of its own.
 struct Place {
@@ -185,19 +174,25 @@ impl Place {
         self.attach_as(pod.request()).await
     }
 
-    /// As the seam does it.
     async fn attach_as(&self, request: Request) -> Result<Attachment, Error> {
-        let attachment = self.cni.attach(&request).await?;
-        record::write(&self.paths().attachment_record(&request.pod), &attachment, Durability::Boot)?;
-        Ok(attachment)
+        self.cni.attach(&request).await
     }
 
     async fn detach(&self, pod: &Pod) -> Result<(), Error> {
-        self.cni.detach(&pod.id, Some(&pod.netns())).await
+        self.cni.detach(&pod.id).await
     }
 
+    /// Where the pod's namespace is bound.
+    fn bound(&self, pod: &Pod) -> PathBuf {
+        self.path("netns").join(format!("podwright-{}", pod.id))
+    }
+
+    /// Whether there is anything of an attachment.
     fn is_recorded(&self, pod: &Pod) -> bool {
-        self.paths().cni_record(&pod.id).exists()
+        let (record, answer) = (self.paths().cni_record(&pod.id), self.paths().cni_answer(&pod.id));
+        let there = record.exists();
+        assert!(there || !(answer.exists() || self.bound(pod).exists()), "something is left without its record");
+        there
     }
 
     /// Why pods cannot be attached.
@@ -205,6 +200,15 @@ impl Place {
         match self.cni.status().await {
             Status::Ready => String::new(),
             Status::NotReady(why) => why,
+        }
+    }
+}
+
+impl Drop for Place {
+    /// What a failed test has left bound is taken away, or the directory could not be.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.path("netns")).into_iter().flatten().flatten() {
+            let _ = podwright::sys::mount::unmount(&entry.path()); // it may not be bound
         }
     }
 }
@@ -217,7 +221,8 @@ fn engine(dir: &Path, more: &[&str], limit: Duration) -> Cni {
     let mut bin_dirs = vec![dir.join("bin")];
     bin_dirs.extend(more.iter().map(PathBuf::from));
     let limits = Limits { add: limit, del: limit, check: limit, gc: limit, status: limit };
-    Cni::with(dir.join("conf"), bin_dirs, paths(dir), limits)
+    let places = Places { conf_dir: dir.join("conf"), bin_dirs, netns_dir: dir.join("netns") };
+    Cni::with(places, paths(dir), limits)
 }
 
 fn a_and_b() -> Value {
@@ -237,7 +242,7 @@ async fn a_chain_is_added_in_order_and_deleted_in_reverse_with_what_was_answered
     assert_eq!(attachment.ips, ["10.9.0.6".parse::<IpAddr>().unwrap()]);
     assert_eq!((attachment.network.as_str(), attachment.ports.len()), ("testnet", 1));
 
-    let path = pod.netns().path.display().to_string();
+    let path = place.bound(&pod).display().to_string();
     let inputs = place.inputs();
     assert_eq!((inputs[0].0.as_str(), inputs[1].0.as_str(), inputs.len()), ("ADD a", "ADD b", 2));
     assert_eq!((&inputs[0].1, &inputs[1].1), (&path, &path));
@@ -320,7 +325,11 @@ async fn a_plugin_that_hangs_is_killed_within_its_time_with_all_that_it_has_star
     let begun = Instant::now();
     let e = place.attach(&pod).await.unwrap_err();
     assert_eq!(e.kind(), Kind::DeadlineExceeded, "{e}");
-    assert!(e.to_string().contains("ADD of plugin a: it had not ended after 0.8 s and was killed"), "{e}");
+    assert!(
+        e.to_string().contains("ADD of plugin a: it had not ended after ")
+            && e.to_string().ends_with("s and was killed"),
+        "{e}"
+    );
     assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
     assert_eq!(place.calls(), ["ADD a", "DEL a"]);
     let of_ours = |pid: &u32| {
@@ -369,11 +378,11 @@ async fn a_del_that_fails_is_tried_again_and_holds_up_no_pod_for_ever() {
     );
     fs::remove_file(place.paths().pod_record(&pod.id)).unwrap();
     place.restart(&[], SHORT);
-    place.cni.collect().await.expect_err("there is still no program");
+    place.cni.collect(true).await.expect_err("there is still no program");
     place.calls();
     place.plugin("a", &format!("{add}\ntrue"));
     place.restart(&[], SHORT);
-    place.cni.collect().await.unwrap();
+    place.cni.collect(true).await.unwrap();
     assert_eq!(place.calls(), ["DEL a"]);
     assert!(!place.is_recorded(&pod));
 }
@@ -383,11 +392,20 @@ async fn what_is_left_of_a_pod_without_a_namespace_or_of_another_boot_is_deleted
     let mut place = Place::new();
     place.network("1.0.0", json!([{"type": "a"}]));
     place.plugin("a", r#"[ $CNI_COMMAND != ADD ] || echo "$RESULT""#);
-    // The namespace is gone, with its pause.
+    // Its pause is gone, and the namespace is not; then the namespace is gone.
+    let mut pod = place.pod();
+    place.attach(&pod).await.unwrap();
+    pod.process.kill().unwrap();
+    pod.process.wait().unwrap();
+    place.calls();
+    place.cni.detach(&pod.id).await.unwrap();
+    let bound = place.bound(&pod).display().to_string();
+    assert_eq!((place.inputs()[0].1.as_str(), place.is_recorded(&pod)), (bound.as_str(), false));
     let pod = place.pod();
     place.attach(&pod).await.unwrap();
     place.calls();
-    place.cni.detach(&pod.id, None).await.unwrap();
+    podwright::sys::mount::unmount(&place.bound(&pod)).unwrap();
+    place.cni.detach(&pod.id).await.unwrap();
     let inputs = place.inputs();
     assert_eq!((inputs[0].0.as_str(), inputs[0].1.as_str()), ("DEL a", ""));
     assert_eq!(inputs[0].2["prevResult"]["ips"][0]["address"], "10.9.0.5/24");
@@ -402,33 +420,37 @@ async fn what_is_left_of_a_pod_without_a_namespace_or_of_another_boot_is_deleted
     let mut begun: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     begun["boot_id"] = json!("11111111-2222-3333-4444-555555555555");
     fixtures::put(&path, begun.to_string());
+    podwright::sys::mount::unmount(&place.bound(&old)).unwrap();
     place.restart(&[], LONG);
-    place.cni.collect().await.unwrap();
-    let inputs = place.inputs();
-    assert_eq!(
-        inputs.iter().map(|(call, netns, _)| (call.as_str(), netns.as_str())).collect::<Vec<_>>(),
-        [("DEL a", ""); 2]
-    );
+    place.cni.collect(true).await.unwrap();
+    let mut inputs = place.inputs();
+    inputs.sort_by(|one, other| one.1.cmp(&other.1));
+    let bound = place.bound(&gone).display().to_string();
+    let calls: Vec<_> = inputs.iter().map(|(call, netns, _)| (call.as_str(), netns.as_str())).collect();
+    assert_eq!(calls, [("DEL a", ""), ("DEL a", bound.as_str())]);
+    assert_eq!(inputs[0].2.get("prevResult"), None, "what it was told in another boot is of no use");
     assert_eq!([&here, &gone, &old].map(|pod| place.is_recorded(pod)), [true, false, false]);
     // A record that nobody can read is told, and stays.
     fixtures::put(&path, "{");
-    place.cni.collect().await.expect_err("unreadable");
+    place.cni.collect(true).await.expect_err("unreadable");
     assert!(path.exists());
 }
 
 #[tokio::test]
-async fn a_plugin_of_an_engine_that_was_killed_is_ended_before_the_del() {
+async fn a_plugin_of_an_engine_that_was_killed_has_ended_before_the_del() {
     let mut place = Place::new();
     place.network("1.0.0", json!([{"type": "a"}]));
     place.plugin("a", r#"[ $CNI_COMMAND != ADD ] || echo "$RESULT""#);
     let pod = place.pod();
     place.attach(&pod).await.unwrap();
-    let mut stray = Command::new("sleep");
-    let stray = stray.arg("1000").env("CNI_CONTAINERID", pod.id.as_str()).stdin(Stdio::null()).spawn().unwrap();
-    let mut stray = Pod { id: pod.id.clone(), process: stray };
+    let log = place.path("log").display().to_string();
+    let script = format!("sleep 0.5; echo 'END stray netns= {{}}' >>{log}");
+    let mut stray = Command::new("sh");
+    stray.args(["-c", &script]).env("CNI_CONTAINERID", pod.id.as_str()).stdin(Stdio::null());
+    let _stray = Pod { id: pod.id.clone(), process: stray.spawn().unwrap() };
     place.restart(&[], LONG);
     place.detach(&pod).await.unwrap();
-    assert!(stray.process.try_wait().unwrap().is_some_and(|status| !status.success()));
+    assert_eq!(place.calls(), ["ADD a", "END stray", "DEL a"]);
 }
 
 #[tokio::test]
@@ -478,7 +500,7 @@ async fn the_verbs_of_1_1_are_used_where_all_plugins_have_them() {
     conf(json!(["1.1.0"]));
     plugin(r#""1.0.0""#, "");
     assert_eq!(place.not_ready().await, "");
-    place.cni.collect().await.unwrap();
+    place.cni.collect(true).await.unwrap();
     assert_eq!(place.calls(), Vec::<String>::new(), "it speaks 1.0.0 only");
 
     plugin(r#""1.0.0", "1.1.0""#, "");
@@ -486,13 +508,16 @@ async fn the_verbs_of_1_1_are_used_where_all_plugins_have_them() {
     place.attach(&here).await.unwrap();
     place.attach(&gone).await.unwrap();
     assert_eq!(place.inputs()[0].2["cniVersion"], "1.1.0");
-    place.cni.detach(&gone.id, None).await.unwrap();
+    place.cni.detach(&gone.id).await.unwrap();
     place.calls();
-    place.cni.collect().await.unwrap();
+    place.cni.collect(true).await.unwrap();
     let inputs = place.inputs();
     assert_eq!((inputs[0].0.as_str(), inputs.len()), ("GC a", 1));
     let valid = json!([{"containerID": here.id.as_str(), "ifname": "eth0"}]);
     assert_eq!(inputs[0].2["cni.dev/valid-attachments"], valid);
+
+    place.cni.collect(false).await.unwrap();
+    assert_eq!(place.calls(), Vec::<String>::new(), "it is not for our pods");
 
     // STATUS, which is asked once and then behind.
     let fresh = |place: &mut Place| place.restart(&[], LONG);
@@ -507,7 +532,7 @@ async fn the_verbs_of_1_1_are_used_where_all_plugins_have_them() {
     let conf = json!({"cniVersion": "1.1.0", "name": "testnet", "disableGC": true, "plugins": [{"type": "a"}]});
     fixtures::put(place.path("conf/10-test.conflist"), conf.to_string());
     place.calls();
-    place.cni.collect().await.unwrap();
+    place.cni.collect(true).await.unwrap();
     assert_eq!(place.calls(), Vec::<String>::new());
 }
 
@@ -525,48 +550,13 @@ async fn the_pod_cidr_is_kept_and_given_to_plugins_that_ask_for_ranges() {
     assert_eq!(place.inputs()[0].2["runtimeConfig"]["ipRanges"], ranges);
 }
 
-/// Debian's plugins: a bridge with addresses of both families, host ports, a firewall, and bandwidth.
-fn debian(place: &Place, version: &str) -> Value {
-    let range = |subnet: &str| json!([{"subnet": subnet}]);
-    let mut plugins = json!([
-        {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
-         "ipam": {"type": "host-local", "dataDir": place.path("leases"), "ranges": [range("10.77.0.0/16"), range("fd77::/64")],
-                  "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
-        {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
-        {"type": "bandwidth", "capabilities": {"bandwidth": true}},
-    ]);
-    if version != "0.3.1" {
-        // It speaks no version before.
-        plugins.as_array_mut().unwrap().push(json!({"type": "firewall", "backend": "iptables"}));
-    }
-    plugins
-}
-
-/// What plugins have made on this thread's host: links, rules, leases.
-fn made(place: &Place) -> Vec<String> {
-    let mut all = Vec::new();
-    let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    all.extend(links.lines().skip(2).filter_map(|line| Some(format!("link {}", line.split_once(':')?.0.trim()))));
-    for (command, table) in [("iptables", "nat"), ("ip6tables", "nat"), ("iptables", "filter"), ("ip6tables", "filter")]
-    {
-        let output = Command::new(command).args(["-w", "-t", table, "-S"]).output().unwrap();
-        all.extend(String::from_utf8_lossy(&output.stdout).lines().map(|line| format!("{command} {table} {line}")));
-    }
-    let leases = fs::read_dir(place.path("leases/testnet")).into_iter().flatten().flatten();
-    let leases = leases.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    all.extend(leases.filter(|name| !name.starts_with("last_") && name != "lock").map(|name| format!("lease {name}")));
-    all.sort();
-    all
-}
-
 #[tokio::test]
 async fn debians_plugins_connect_a_pod_to_its_host_and_to_another_in_both_families() {
     own_host();
-    assert!(Path::new(DEBIAN).join("bridge").exists(), "apt-get install containernetworking-plugins");
     let place = Place::with(&[DEBIAN], LONG);
     // The oldest form of a result and the newest that these plugins have; the first pod leaves what the plugins make once and keep.
     for version in ["0.3.1", "0.4.0", "1.0.0"] {
-        place.network(version, debian(&place, version));
+        place.network(version, debian(&place.path("leases"), version));
         let port = |protocol, host_port| HostPort { protocol, container_port: 80, host_port, host_ip: None };
         let asking_for_all = |pod: &Pod| Request {
             ports: vec![port(Protocol::Tcp, 18080), port(Protocol::Udp, 18053)],
@@ -576,7 +566,7 @@ async fn debians_plugins_connect_a_pod_to_its_host_and_to_another_in_both_famili
         let first = place.pod();
         place.attach_as(asking_for_all(&first)).await.unwrap();
         place.detach(&first).await.unwrap();
-        let before = made(&place);
+        let before = made(&place.path("leases"));
 
         let (one, two) = (place.pod(), place.pod());
         let attached = place.attach_as(asking_for_all(&one)).await.unwrap();
@@ -599,7 +589,7 @@ async fn debians_plugins_connect_a_pod_to_its_host_and_to_another_in_both_famili
         place.detach(&one).await.unwrap();
         place.detach(&two).await.unwrap();
         place.detach(&two).await.unwrap();
-        assert_eq!(made(&place), before, "{version}");
+        assert_eq!(made(&place.path("leases")), before, "{version}");
         assert!(!place.is_recorded(&one) && !place.is_recorded(&two));
     }
 }
@@ -609,7 +599,7 @@ async fn check_tells_of_an_address_that_is_gone() {
     own_host();
     let place = Place::with(&[DEBIAN], LONG);
     // Without the others, whose CHECK fails in this version for a pod that has addresses of both families, or no bandwidth.
-    place.network("1.0.0", json!([debian(&place, "1.0.0")[0]]));
+    place.network("1.0.0", json!([debian(&place.path("leases"), "1.0.0")[0]]));
     let pod = place.pod();
     let attached = place.attach(&pod).await.unwrap();
     place.cni.check(&pod.id).await.unwrap();
@@ -635,23 +625,6 @@ fn serve(pod: &Pod, ips: &[IpAddr]) {
             std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
         }
     });
-}
-
-fn answer(mut connection: TcpStream) {
-    use std::io::{Read, Write};
-    let mut buffer = [0; 4096];
-    let _ = connection.read(&mut buffer); // whatever is asked
-    let _ = connection.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"); // the asker may have gone
-}
-
-fn page(address: &str) -> String {
-    use std::io::{Read, Write};
-    let connection = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(20));
-    let mut connection = connection.unwrap_or_else(|e| panic!("{address}: {e}"));
-    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    connection.read_to_string(&mut text).unwrap();
-    text.rsplit("\r\n").next().unwrap().to_owned()
 }
 
 #[test]

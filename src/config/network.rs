@@ -52,6 +52,8 @@ pub struct NetworkSettings {
     /// Bytes; `None`: that of the interface with the host's default route.
     pub mtu: Option<u32>,
     pub cni_conf_dir: PathBuf,
+    /// Where network namespaces of pods on CNI are bound.
+    pub netns_dir: PathBuf,
     /// In the order in which plugins are looked for.
     pub cni_bin_dirs: Vec<PathBuf>,
 }

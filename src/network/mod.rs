@@ -167,7 +167,7 @@ pub enum Status {
 impl Network {
     pub fn new(settings: NetworkSettings, paths: Paths, boot_id: &str) -> Network {
         let bridge = Bridge::new(settings.clone(), paths.clone(), boot_id.to_owned());
-        let cni = Cni::new(settings.cni_conf_dir.clone(), settings.cni_bin_dirs.clone(), paths.clone());
+        let cni = Cni::new(cni::Places::of(&settings), paths.clone());
         Network { bridge, cni, settings, paths }
     }
 
@@ -198,7 +198,7 @@ impl Network {
     pub async fn detach(&self, pod: &PodId, netns: Option<Netns>) -> Result<()> {
         let begun = record::read::<NetworkRecord>(&self.paths.network_record(pod))?;
         match begun.map(|begun| begun.plan) {
-            None => self.cni.detach(pod, netns.as_ref()).await,
+            None => self.cni.detach(pod).await,
             Some(Plan::Bridge(plan)) => self.bridge.detach(pod, plan, netns).await,
         }
     }
@@ -223,17 +223,19 @@ impl Network {
         self.bridge.collect().await
     }
 
+    /// The same for what may take long, again and again until nothing is left: of CNI, whose plugins may hang. Ends with the engine.
+    pub async fn tend(&self) {
+        // Elsewhere it is another runtime's, whose pods GC would take for gone.
+        let ours = matches!(self.settings.mode, NetworkMode::Auto | NetworkMode::Cni);
+        self.cni.tend(ours).await;
+    }
+
     /// Lets go of what is kept for pods to come. To be called when no more are made.
     ///
     /// # Errors
     /// Everything that is left, together.
     pub async fn release(&self) -> Result<()> {
         self.bridge.release().await
-    }
-
-    /// The same for what takes long, and then again for what was left, for as long as the engine is there. Of CNI that is, whose plugins may hang.
-    pub async fn tend(&self) {
-        self.cni.tend().await;
     }
 
     /// Pods on CNI: what plugins are configured, and what is owed to them.

@@ -27,6 +27,7 @@
 //!   images/                          see image/store.rs
 //!   containers/<container>/{upper,work}   writable layers
 //!   cni/<pod>.json                   what is attached to a CNI network, until its DEL is done: network/cni
+//!   cni/<pod>.answer.json            what its plugins have answered; of no use after a reboot
 //!   cni/{lock,pod-cidr.json}         held by whoever has plugins at work; what the kubelet has said
 //!   pods/<pod>/{volumes,logs}/       emptyDir volumes, and logs of pods that gave no log directory
 //! ```
@@ -158,6 +159,11 @@ impl Paths {
 
     pub fn cni_record(&self, pod: &PodId) -> PathBuf {
         self.cni().join(format!("{pod}.json"))
+    }
+
+    /// What the plugins have answered.
+    pub fn cni_answer(&self, pod: &PodId) -> PathBuf {
+        self.cni().join(format!("{pod}.answer.json"))
     }
 
     pub fn cni_lock(&self) -> PathBuf {

@@ -16,6 +16,9 @@ const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// The magic number of overlayfs (linux/magic.h, `OVERLAYFS_SUPER_MAGIC`).
 const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
 
+/// The magic number of namespaces (linux/magic.h, `NSFS_MAGIC`).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -195,6 +198,11 @@ pub fn list_dir(dir: BorrowedFd<'_>, max_entries: usize) -> io::Result<Vec<Entry
 /// Those of fstatfs(2).
 pub fn is_cgroup2(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(file)?.f_type == CGROUP2_MAGIC)
+}
+
+/// Whether a path is a namespace that is bound there: statfs(2).
+pub fn is_namespace(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == NSFS_MAGIC)
 }
 
 /// Whether a directory is on overlayfs, which holds no other overlay's writable layer: statfs(2).

@@ -1,11 +1,12 @@
 //! Mounts as descriptors: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2); and of the old calls
-//! mount(2) for overlayfs, pivot_root(2) and umount2(2).
+//! mount(2) for overlayfs and to bind a namespace, pivot_root(2) and umount2(2).
 
 use rustix::fs::CWD;
 use rustix::mount as rx;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// MOUNT_ATTR_*, mount_setattr(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -203,6 +204,22 @@ pub fn pivot_root_here() -> io::Result<()> {
 /// Those of umount2(2).
 pub fn detach_here() -> io::Result<()> {
     Ok(rx::unmount(c".", rx::UnmountFlags::DETACH)?)
+}
+
+/// `mount(from, target, NULL, MS_BIND, NULL)`: an open namespace (or file) at a path as well.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn bind(from: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    Ok(rx::mount_bind(proc_path(from), target)?)
+}
+
+/// `umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW)`.
+///
+/// # Errors
+/// `EINVAL` when nothing is mounted there; those of umount(2).
+pub fn unmount(target: &Path) -> io::Result<()> {
+    Ok(rx::unmount(target, rx::UnmountFlags::DETACH | rx::UnmountFlags::NOFOLLOW)?)
 }
 
 /// `/proc/self/fd/N`, for the calls that take no descriptor.

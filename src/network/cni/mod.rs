@@ -7,7 +7,7 @@
 //! ```
 //! The record is below /var/lib and synced before the first plugin runs, for what plugins keep (leases of addresses) survives a reboot
 //! as well: whatever is killed or loses its power, there is a file that says what is to be deleted, with which configuration, even if
-//! that has changed since. Everything else that is known of an attachment is in the pod's own directory.
+//! that has changed since. Each answer is kept beside it for the DEL, which is given the pod's namespace too, bound at a path ([`netns`]).
 //!
 //! A DEL that fails is told to the caller, who calls again. After [`MAX_TRIES`] the pod may go, and the DEL is owed: it is tried again
 //! behind, and at each start, until it succeeds; so a plugin that was uninstalled holds up no pod for ever and no address is forgotten.
@@ -19,6 +19,7 @@
 mod args;
 mod conf;
 mod exec;
+mod netns;
 mod plugins;
 mod strays;
 mod version;
@@ -26,8 +27,8 @@ mod version;
 // For tests of them all.
 pub mod result;
 
-use super::{Attachment, INTERFACE, Kind as NetworkKind, Netns, Request, Status};
-use crate::config::network::Subnet;
+use super::{Attachment, INTERFACE, Kind as NetworkKind, Request, Status};
+use crate::config::network::{NetworkSettings, Subnet};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::PodId;
@@ -77,14 +78,32 @@ impl Default for Limits {
     }
 }
 
+/// Directories that are not podwright's own.
+#[derive(Debug, Clone)]
+pub struct Places {
+    pub conf_dir: PathBuf,
+    /// In the order in which plugins are looked for.
+    pub bin_dirs: Vec<PathBuf>,
+    pub netns_dir: PathBuf,
+}
+
+impl Places {
+    pub fn of(settings: &NetworkSettings) -> Places {
+        Places {
+            conf_dir: settings.cni_conf_dir.clone(),
+            bin_dirs: settings.cni_bin_dirs.clone(),
+            netns_dir: settings.netns_dir.clone(),
+        }
+    }
+}
+
 /// CNI as this engine uses it. Cheap to clone; all clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Cni(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    conf_dir: PathBuf,
-    bin_dirs: Vec<PathBuf>,
+    places: Places,
     paths: Paths,
     boot_id: String,
     limits: Limits,
@@ -118,12 +137,12 @@ struct Begun {
     /// The pod's records of its engine: it is there as long as the first is, and the second is not.
     pod_record: PathBuf,
     stopped_record: PathBuf,
-    attachment_record: PathBuf,
     network: Network,
     /// The version that the plugins were run with; the record has one of its own.
     cni_version: Version,
     bin_dirs: Vec<PathBuf>,
-    netns: String,
+    /// Where the namespace is bound.
+    netns: PathBuf,
     /// `CNI_ARGS`.
     args: String,
     capabilities: Map<String, Value>,
@@ -131,6 +150,16 @@ struct Begun {
 
 impl Record for Begun {
     const KIND: &'static str = "cni";
+}
+
+/// `cni/<pod>.answer.json`: what the last plugin has answered that was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Answer {
+    result: Value,
+}
+
+impl Record for Answer {
+    const KIND: &'static str = "cni-answer";
 }
 
 /// `cni/pod-cidr.json`: the kubelet says it once, not to each daemon.
@@ -147,23 +176,21 @@ impl Record for PodCidr {
 struct Stuck {
     /// How many plugins were asked, the one that failed included.
     asked: usize,
-    /// What those before it have answered.
-    result: Option<Value>,
     error: Error,
 }
 
 impl Cni {
-    pub fn new(conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, paths: Paths) -> Cni {
-        Cni::with(conf_dir, bin_dirs, paths, Limits::default())
+    pub fn new(places: Places, paths: Paths) -> Cni {
+        Cni::with(places, paths, Limits::default())
     }
 
     /// With other limits than the usual ones.
-    pub fn with(conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, paths: Paths, limits: Limits) -> Cni {
+    pub fn with(places: Places, paths: Paths, limits: Limits) -> Cni {
         // Without one every record is of this boot: then its pod's records decide.
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let plugins = Plugins::default();
         let (facts, owing) = (Mutex::default(), Notify::new());
-        Cni(Arc::new(Inner { conf_dir, bin_dirs, paths, boot_id, limits, plugins, facts, owing }))
+        Cni(Arc::new(Inner { places, paths, boot_id, limits, plugins, facts, owing }))
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -172,7 +199,7 @@ impl Cni {
 
     /// Whether there is a network to attach pods to.
     pub fn is_configured(&self) -> bool {
-        conf::load(&self.0.conf_dir).network.is_some()
+        conf::load(&self.0.places.conf_dir).network.is_some()
     }
 
     /// Attaches a pod to the network that is configured now.
@@ -181,21 +208,20 @@ impl Cni {
     /// `FailedPrecondition` without a network or a plugin's program, with the remedy; otherwise what a plugin says, with everything taken
     /// back, or what could not be: then a detach is due.
     pub async fn attach(&self, request: &Request) -> Result<Attachment> {
-        let found = conf::load(&self.0.conf_dir);
+        let found = conf::load(&self.0.places.conf_dir);
         let Some((_, network)) = found.network else { return Err(Error::precondition(self.without(&found.skipped))) };
         let until = Instant::now() + self.0.limits.add;
         let asking = Instant::now() + self.0.limits.status;
-        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, asking).await;
+        let version = self.0.plugins.negotiate(&network, &self.0.places.bin_dirs, asking).await;
         let version = version.ok_or_else(|| Error::internal("a network without a version was let through"))?;
         let begun = Begun {
             pod: request.pod.clone(),
             boot_id: self.0.boot_id.clone(),
             pod_record: self.0.paths.pod_record(&request.pod),
             stopped_record: self.0.paths.stopped_record(&request.pod),
-            attachment_record: self.0.paths.attachment_record(&request.pod),
             cni_version: version,
-            bin_dirs: self.0.bin_dirs.clone(),
-            netns: request.netns.path.display().to_string(),
+            bin_dirs: self.0.places.bin_dirs.clone(),
+            netns: netns::path(&self.0.places.netns_dir, &request.pod),
             args: args::cni_args(request),
             capabilities: args::capabilities(request, &self.pod_cidr())?,
             network,
@@ -210,7 +236,13 @@ impl Cni {
         let path = self.0.paths.cni_record(&begun.pod);
         let begun = blocking(move || record::write(&path, &begun, Durability::Disk).map(|()| begun)).await?;
         fault::point("network.cni.recorded");
-        match self.add(&begun, until).await {
+        let pinned = netns::pin(request.netns.fd.as_fd(), &begun.netns);
+        fault::point("network.cni.pinned");
+        let added = match pinned {
+            Ok(()) => self.add(&begun, until).await,
+            Err(error) => Err(Stuck { asked: 0, error }),
+        };
+        match added {
             Ok(attachment) => Ok(Attachment { ports: request.ports.clone(), ..attachment }),
             Err(stuck) => Err(self.take_back(&begun, stuck).await),
         }
@@ -220,63 +252,64 @@ impl Cni {
     async fn add(&self, begun: &Begun, until: Instant) -> Result<Attachment, Stuck> {
         let mut result = None;
         for (at, plugin) in begun.network.plugins.iter().enumerate() {
-            let stdin = begun.stdin(plugin, result.as_ref());
-            let said = self.run(begun, Verb::Add, plugin, &begun.netns, stdin, until).await;
-            fault::point("network.cni.added");
-            let answer = said.and_then(|said| {
-                let doing = || format!("network {}: ADD of plugin {}", begun.network.name, plugin.program);
-                result::parse(&said, begun.cni_version).map_err(|why| Error::internal(why).context(doing()))
-            });
-            match answer {
+            match self.add_one(begun, plugin, result.take(), until).await {
                 Ok(answer) => result = Some(answer),
-                Err(error) => return Err(Stuck { asked: at + 1, result, error }),
+                Err(error) => return Err(Stuck { asked: at + 1, error }),
             }
         }
         let asked = begun.network.plugins.len();
-        let answer = result.clone().unwrap_or_default();
-        match result::addresses(&answer, INTERFACE) {
-            Err(why) => {
-                Err(Stuck { asked, result, error: Error::internal(format!("network {}: {why}", begun.network.name)) })
-            }
-            Ok(ips) => Ok(Attachment {
-                kind: NetworkKind::Cni,
-                network: begun.network.name.clone(),
-                interface: INTERFACE.to_owned(),
-                ips,
-                host_link: None,
-                ports: Vec::new(),
-                result,
-            }),
-        }
+        let ips = result::addresses(result.as_ref().unwrap_or(&Value::Null), INTERFACE);
+        let wrong = |why| Stuck { asked, error: Error::internal(format!("network {}: {why}", begun.network.name)) };
+        Ok(Attachment {
+            kind: NetworkKind::Cni,
+            network: begun.network.name.clone(),
+            interface: INTERFACE.to_owned(),
+            ips: ips.map_err(wrong)?,
+            host_link: None,
+            ports: Vec::new(),
+            result,
+        })
+    }
+
+    /// ADD of one plugin. What it answers is on the disk before the next one is asked, which a DEL finds what it has made by.
+    async fn add_one(&self, begun: &Begun, plugin: &Plugin, before: Option<Value>, until: Instant) -> Result<Value> {
+        let stdin = begun.stdin(plugin, before.as_ref());
+        let said = self.run(begun, Verb::Add, plugin, stdin, until).await?;
+        fault::point("network.cni.added");
+        let doing = || format!("network {}: ADD of plugin {}", begun.network.name, plugin.program);
+        let result = result::parse(&said, begun.cni_version).map_err(|why| Error::internal(why).context(doing()))?;
+        let answer = Answer { result };
+        record::write(&self.0.paths.cni_answer(&begun.pod), &answer, Durability::Boot)?;
+        fault::point("network.cni.answered");
+        Ok(answer.result)
     }
 
     /// DEL for what an ADD that failed has begun. The error, with what could not be taken back.
     async fn take_back(&self, begun: &Begun, stuck: Stuck) -> Error {
         let until = Instant::now() + self.0.limits.del;
         let asked = &begun.network.plugins[..stuck.asked];
-        match self
-            .del(begun, asked, &begun.netns, stuck.result.as_ref(), until)
-            .await
-            .and_then(|()| self.forget(&begun.pod))
-        {
+        match self.del(begun, asked, until).await.and_then(|()| self.forget(begun)) {
             Ok(()) => stuck.error,
             Err(left) => Error::new(stuck.error.kind(), format!("{} (and then, taking it back: {left})", stuck.error)),
         }
     }
 
+    /// DEL, and once more if that fails: plugins stumble over what an ADD that was killed has left half done, and are past it then.
+    async fn del(&self, begun: &Begun, plugins: &[Plugin], until: Instant) -> Result<()> {
+        match self.del_once(begun, plugins, until).await {
+            Err(e) if matches!(e.kind(), Kind::Internal | Kind::Unavailable) => {
+                self.del_once(begun, plugins, until).await
+            }
+            deleted => deleted,
+        }
+    }
+
     /// DEL, the last plugin first. It ends at the first failure: an address must not go back while a rule still leads to it.
-    async fn del(
-        &self,
-        begun: &Begun,
-        plugins: &[Plugin],
-        netns: &str,
-        result: Option<&Value>,
-        until: Instant,
-    ) -> Result<()> {
-        let result = result.filter(|_| begun.cni_version.has_check());
+    async fn del_once(&self, begun: &Begun, plugins: &[Plugin], until: Instant) -> Result<()> {
+        let result = self.answer(begun).filter(|_| begun.cni_version.has_check());
         for plugin in plugins.iter().rev() {
-            let stdin = begun.stdin(plugin, result);
-            match self.run(begun, Verb::Del, plugin, netns, stdin, until).await {
+            let stdin = begun.stdin(plugin, result.as_ref());
+            match self.run(begun, Verb::Del, plugin, stdin, until).await {
                 // "The runtime does not need to clean up" (SPEC, code 3).
                 Err(e) if e.kind() == Kind::NotFound => {}
                 deleted => drop(deleted?),
@@ -286,12 +319,20 @@ impl Cni {
         Ok(())
     }
 
-    /// Detaches a pod; one that was never attached, or is detached already, is no error. `netns` is `None` when the namespace is gone.
+    /// What the plugins have answered in this boot, as far as they were asked.
+    fn answer(&self, begun: &Begun) -> Option<Value> {
+        let path = self.0.paths.cni_answer(&begun.pod);
+        // It is not synced. One that cannot be read is none: plugins delete without as well as they can.
+        let answer = record::read::<Answer>(&path).ok().flatten().filter(|_| begun.boot_id == self.0.boot_id);
+        answer.map(|answer| answer.result)
+    }
+
+    /// Detaches a pod; one that was never attached, or is detached already, is no error.
     ///
     /// # Errors
     /// What a plugin says. After [`MAX_TRIES`] of them it is owed, and no error any more.
-    pub async fn detach(&self, pod: &PodId, netns: Option<&Netns>) -> Result<()> {
-        let Err(e) = self.try_detach(pod, netns).await else { return Ok(()) };
+    pub async fn detach(&self, pod: &PodId) -> Result<()> {
+        let Err(e) = self.try_detach(pod).await else { return Ok(()) };
         let tries = {
             let mut facts = self.facts();
             let tries = facts.failed.entry(pod.clone()).or_default();
@@ -311,7 +352,7 @@ impl Cni {
         self.0.owing.notify_one();
     }
 
-    async fn try_detach(&self, pod: &PodId, netns: Option<&Netns>) -> Result<()> {
+    async fn try_detach(&self, pod: &PodId) -> Result<()> {
         let Some(begun) = record::read::<Begun>(&self.0.paths.cni_record(pod))? else {
             return Ok(());
         };
@@ -321,28 +362,27 @@ impl Cni {
             let ended = blocking(move || Ok(strays::end(&stray))).await?;
             if ended > 0 {
                 tracing::warn!(
-                    "pod {}: {ended} plugins of an engine that was killed were at work, and are ended",
+                    "pod {}: {ended} plugins of an engine that was killed were at work, and have ended",
                     pod.short()
                 );
             }
         }
-        // One that cannot be read is told by recovery; plugins delete without a result too.
-        let attachment = record::read::<Attachment>(&begun.attachment_record).ok().flatten();
-        let result = attachment.filter(|_| begun.boot_id == self.0.boot_id).and_then(|attachment| attachment.result);
-        let path = netns.map(|netns| netns.path.display().to_string()).unwrap_or_default();
         let until = Instant::now() + self.0.limits.del;
-        self.del(&begun, &begun.network.plugins, &path, result.as_ref(), until).await?;
-        self.forget(pod)
+        self.del(&begun, &begun.network.plugins, until).await?;
+        self.forget(&begun)
     }
 
     /// The pod is attached to nothing any more.
-    fn forget(&self, pod: &PodId) -> Result<()> {
-        let path = self.0.paths.cni_record(pod);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).context(|| format!("remove {}", path.display()));
+    fn forget(&self, begun: &Begun) -> Result<()> {
+        netns::unpin(&begun.netns)?;
+        fault::point("network.cni.unpinned");
+        let pod = &begun.pod;
+        // The record goes last: it is what is found of all this.
+        for path in [self.0.paths.cni_answer(pod), self.0.paths.cni_record(pod)] {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.context(|| format!("remove {}", path.display()))?,
             }
-            _ => {}
         }
         fault::point("network.cni.forgotten");
         let mut facts = self.facts();
@@ -362,23 +402,25 @@ impl Cni {
             return Ok(());
         }
         let _shared = self.lock(false).await?;
-        let attachment = record::read::<Attachment>(&begun.attachment_record)?;
-        let result = attachment.and_then(|attachment| attachment.result);
+        let result = self.answer(&begun);
         let until = Instant::now() + self.0.limits.check;
         for plugin in &begun.network.plugins {
             let stdin = begun.stdin(plugin, result.as_ref());
-            self.run(&begun, Verb::Check, plugin, &begun.netns, stdin, until).await?;
+            self.run(&begun, Verb::Check, plugin, stdin, until).await?;
         }
         Ok(())
     }
 
-    /// Takes away what pods have left that are gone, of whichever engine; then lets plugins do the same (GC), with those that are there.
+    /// Takes away what pods have left that are gone, of whichever engine; then, if the network is for this engine's pods, lets its plugins do
+    /// the same (GC), telling them which are there.
     ///
     /// # Errors
     /// Everything that is left, together. It is owed, and tried again by [`Cni::tend`].
-    pub async fn collect(&self) -> Result<()> {
+    pub async fn collect(&self, ours: bool) -> Result<()> {
         let mut left = self.delete_gone().await;
-        left.extend(self.gc().await.err());
+        if ours {
+            left.extend(self.gc().await.err());
+        }
         Error::collect(left).map_or(Ok(()), Err)
     }
 
@@ -387,7 +429,7 @@ impl Cni {
         let (records, mut left) = self.records();
         let gone = records.into_iter().filter(|begun| !self.is_there(begun));
         for pod in gone.map(|begun| begun.pod).collect::<Vec<_>>() {
-            if let Err(e) = self.try_detach(&pod, None).await {
+            if let Err(e) = self.try_detach(&pod).await {
                 self.owe(&pod, &e);
                 left.push(e.context(format!("pod {}, which is gone", pod.short())));
             }
@@ -416,11 +458,12 @@ impl Cni {
 
     /// GC of the network that is configured, if it has it. All its plugins are asked, whatever one says.
     async fn gc(&self) -> Result<()> {
-        let Some((_, network)) = conf::load(&self.0.conf_dir).network.filter(|(_, network)| !network.disable_gc) else {
+        let Some((_, network)) = conf::load(&self.0.places.conf_dir).network.filter(|(_, network)| !network.disable_gc)
+        else {
             return Ok(());
         };
         let until = Instant::now() + self.0.limits.gc;
-        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, until).await;
+        let version = self.0.plugins.negotiate(&network, &self.0.places.bin_dirs, until).await;
         let Some(version) = version.filter(|version| version.has_gc()) else { return Ok(()) };
         // No ADD and no DEL meanwhile, of whichever engine (SPEC, "Lifecycle & Ordering").
         let _alone = self.lock(true).await?;
@@ -439,15 +482,15 @@ impl Cni {
         for plugin in &network.plugins {
             let stdin = args::stdin(plugin, &network.name, version, None, &Map::new(), &more);
             let job = Job { verb: Verb::Gc, plugin, network: &network.name, subject: None, stdin, until };
-            left.extend(self.0.plugins.run(job, &self.0.bin_dirs).await.err());
+            left.extend(self.0.plugins.run(job, &self.0.places.bin_dirs).await.err());
             fault::point("network.cni.collected");
         }
         Error::collect(left).map_or(Ok(()), Err)
     }
 
     /// Collects, and then tries what is owed again, for as long as the engine is there.
-    pub async fn tend(&self) {
-        if let Err(e) = self.collect().await {
+    pub async fn tend(&self, ours: bool) {
+        if let Err(e) = self.collect(ours).await {
             tracing::warn!("{e}");
         }
         loop {
@@ -463,7 +506,7 @@ impl Cni {
     pub async fn pay(&self) {
         let owed: Vec<PodId> = self.facts().owed.keys().cloned().collect();
         for pod in owed {
-            match self.try_detach(&pod, None).await {
+            match self.try_detach(&pod).await {
                 Ok(()) => {
                     self.facts().owed.remove(&pod);
                     tracing::info!("pod {}: the DEL that was owed is done", pod.short());
@@ -476,10 +519,10 @@ impl Cni {
     /// Whether pods can be attached: there is a network, its programs are there, and its plugins say so if they can be asked (STATUS).
     /// Never waits for a plugin but the first time.
     pub async fn status(&self) -> Status {
-        let found = conf::load(&self.0.conf_dir);
+        let found = conf::load(&self.0.places.conf_dir);
         let Some((file, network)) = found.network else { return Status::NotReady(self.without(&found.skipped)) };
         for plugin in &network.plugins {
-            if let Err(e) = plugins::find(&plugin.program, &self.0.bin_dirs) {
+            if let Err(e) = plugins::find(&plugin.program, &self.0.places.bin_dirs) {
                 return Status::NotReady(format!("network {} of {}: {e}", network.name, file.display()));
             }
         }
@@ -510,12 +553,12 @@ impl Cni {
 
     async fn ask_status(&self, network: Network) {
         let until = Instant::now() + self.0.limits.status;
-        let version = self.0.plugins.negotiate(&network, &self.0.bin_dirs, until).await;
+        let version = self.0.plugins.negotiate(&network, &self.0.places.bin_dirs, until).await;
         let mut why_not = None;
         for plugin in network.plugins.iter().filter(|_| version.is_some_and(Version::has_gc)) {
             let stdin = args::stdin(plugin, &network.name, version.unwrap_or(Version::V1_1_0), None, &Map::new(), &[]);
             let job = Job { verb: Verb::Status, plugin, network: &network.name, subject: None, stdin, until };
-            if let Err(e) = self.0.plugins.run(job, &self.0.bin_dirs).await {
+            if let Err(e) = self.0.plugins.run(job, &self.0.places.bin_dirs).await {
                 why_not = Some(e.to_string());
                 break;
             }
@@ -527,7 +570,7 @@ impl Cni {
 
     /// For `crictl info`: what is configured, what was skipped and why, what is owed.
     pub fn info(&self) -> Value {
-        let found = conf::load(&self.0.conf_dir);
+        let found = conf::load(&self.0.places.conf_dir);
         let network = found.network.as_ref().map(|(file, network)| {
             json!({
                 "file": file,
@@ -539,7 +582,7 @@ impl Cni {
         let owed: BTreeMap<String, String> =
             self.facts().owed.iter().map(|(pod, why)| (pod.to_string(), why.clone())).collect();
         json!({
-            "confDir": self.0.conf_dir, "binDirs": self.0.bin_dirs, "network": network, "skipped": found.skipped, "owed": owed,
+            "confDir": self.0.places.conf_dir, "binDirs": self.0.places.bin_dirs, "network": network, "skipped": found.skipped, "owed": owed,
             "podCIDR": self.pod_cidr().iter().map(Subnet::to_string).collect::<Vec<_>>(),
         })
     }
@@ -548,9 +591,10 @@ impl Cni {
     fn without(&self, skipped: &[String]) -> String {
         let why = "cni config uninitialized";
         let remedy = "install a network add-on, or set network.mode = \"bridge\"";
-        let mut text = format!("{why}: there is no network configuration in {}; {remedy}", self.0.conf_dir.display());
+        let mut text =
+            format!("{why}: there is no network configuration in {}; {remedy}", self.0.places.conf_dir.display());
         if !skipped.is_empty() {
-            text = format!("{why}: no file in {} is valid; {remedy}", self.0.conf_dir.display());
+            text = format!("{why}: no file in {} is valid; {remedy}", self.0.places.conf_dir.display());
             for one in skipped.iter().take(MAX_SKIPPED) {
                 text.push_str("; ");
                 text.push_str(one);
@@ -599,16 +643,11 @@ impl Cni {
         .await
     }
 
-    async fn run(
-        &self,
-        begun: &Begun,
-        verb: Verb,
-        plugin: &Plugin,
-        netns: &str,
-        stdin: Vec<u8>,
-        until: Instant,
-    ) -> Result<Vec<u8>> {
-        let subject = Some(Subject { pod: &begun.pod, netns, args: &begun.args });
+    async fn run(&self, begun: &Begun, verb: Verb, plugin: &Plugin, stdin: Vec<u8>, until: Instant) -> Result<Vec<u8>> {
+        // After a reboot there is none.
+        let bound = netns::is_pinned(&begun.netns);
+        let netns = if bound { begun.netns.display().to_string() } else { String::new() };
+        let subject = Some(Subject { pod: &begun.pod, netns: &netns, args: &begun.args });
         let job = Job { verb, plugin, network: &begun.network.name, subject, stdin, until };
         self.0.plugins.run(job, &begun.bin_dirs).await
     }

@@ -1,22 +1,31 @@
-//! Plugins that a killed engine has left running: found by their environment, and ended before anybody works on the same pod.
+//! Plugins that a killed engine has left running: found by their environment, and waited for or killed before anybody works on the same pod.
 //!
 //! A plugin and those that it delegates to have CNI_CONTAINERID in their environment, with an id that is nobody else's. Engines that end
-//! by themselves leave none: only for an attachment that this process did not make itself is there a look.
+//! by themselves leave none: only for an attachment that this process did not make itself is there a look. One that is at work is given
+//! time to end, for what it would leave half done a DEL may not be able to delete.
 
 use crate::id::PodId;
 use crate::sys;
+use crate::sys::poll::Interest;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// asm-generic/signal.h.
 const SIGKILL: i32 = 9;
+/// How long they may take to end by themselves, all together. A plugin takes a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one may take to die of SIGKILL.
 const DEATH: Duration = Duration::from_secs(5);
 /// Bytes of an environment that are looked at.
 const MAX_ENVIRONMENT: u64 = 256 << 10;
 
-/// Kills the plugins that work on a pod, and waits for their end. Blocks. How many there were.
+/// Waits for the end of the plugins that work on a pod, and kills those that take too long. Blocks. How many there were.
 pub fn end(pod: &PodId) -> usize {
+    end_within(pod, PATIENCE)
+}
+
+fn end_within(pod: &PodId, patience: Duration) -> usize {
+    let until = Instant::now() + patience;
     let wanted = format!("CNI_CONTAINERID={pod}");
     let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -24,9 +33,14 @@ pub fn end(pod: &PodId) -> usize {
     for pid in pids.filter(|pid| *pid != std::process::id() && has(*pid, &wanted)) {
         // It may have ended meanwhile, and the number be another's: judged again with the pidfd open.
         let Ok(pidfd) = sys::pidfd::pidfd_open(pid) else { continue };
-        if has(pid, &wanted) && sys::session::pidfd_send_signal(pidfd.as_fd(), SIGKILL).is_ok() {
-            ended += 1;
-            let _ = sys::poll::poll_until(pidfd.as_fd(), sys::poll::Interest::Read, DEATH); // one that hangs is not waited for
+        if !has(pid, &wanted) {
+            continue;
+        }
+        ended += 1;
+        let has_ended = |within| sys::poll::poll_until(pidfd.as_fd(), Interest::Read, within).unwrap_or(true);
+        if !has_ended(until.saturating_duration_since(Instant::now())) {
+            let _ = sys::session::pidfd_send_signal(pidfd.as_fd(), SIGKILL); // ESRCH: it has ended in this moment
+            let _ = has_ended(DEATH); // one that hangs in the kernel is not waited for
         }
     }
     ended
@@ -53,10 +67,20 @@ mod tests {
             command.arg("1000").env("CNI_CONTAINERID", pod.as_str()).spawn().expect("sleep")
         };
         let (mut first, mut second) = (start(&one), start(&other));
-        assert_eq!(end(&one), 1);
+        assert_eq!(end_within(&one, Duration::ZERO), 1);
         assert!(!first.wait().expect("wait").success());
         assert!(second.try_wait().expect("wait").is_none());
-        assert_eq!((end(&one), end(&other)), (0, 1));
+        assert_eq!((end(&one), end_within(&other, Duration::ZERO)), (0, 1));
         second.wait().expect("wait");
+    }
+
+    #[test]
+    fn what_ends_by_itself_is_not_killed() {
+        let pod = PodId::random();
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "sleep 0.3; exit 7"]).env("CNI_CONTAINERID", pod.as_str());
+        let mut child = command.spawn().expect("sh");
+        assert!(end(&pod) >= 1);
+        assert_eq!(child.wait().expect("wait").code(), Some(7));
     }
 }
