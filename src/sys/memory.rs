@@ -40,7 +40,7 @@ unsafe extern "C" fn advise_object(object: *mut libc::dl_phdr_info, _size: usize
     }
     // SAFETY: the object's program headers, as many as it says; they are part of it and stay mapped.
     let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)) };
-    let page = rustix::param::page_size();
+    let Ok(page) = usize::try_from(super::page_bytes()) else { return 0 };
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
         let place = |offset: u64| usize::try_from(object.dlpi_addr + offset).unwrap_or(0);
         let start = place(header.p_vaddr) & !(page - 1);
