@@ -46,7 +46,7 @@ spec:
 #[test]
 fn wrong_arguments_are_refused_with_the_flag_and_what_to_write() {
     for (args, told) in [
-        (&["exec", "-t", "web", "--", "sh"][..], "exec --tty: this version gives no terminal"),
+        (&["port-forward", "web", "80:0"][..], "port \"80:0\" is not [LOCAL:]PORT"),
         (&["exec", "-e", "=x", "web", "--", "sh"], "--env \"=x\" is not NAME=VALUE"),
         (&["exec", "--timeout", "0", "web", "--", "sh"], "--timeout 0 would end it"),
         (&["run", "--timeout", "0s", "pod.yaml"], "--timeout 0 would end it"),

@@ -1,17 +1,23 @@
-//! `podwright exec`: not interactive yet.
+//! `podwright exec`: a command in a container, with this one's streams or a terminal. Without a daemon in between: it asks the pod's shim.
 
+use super::terminal::{self, Left, Own};
 use super::{Session, find, units};
+use crate::engine::Engine;
 use crate::engine::exec::{ExecConfig, Streams};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::ContainerId;
 use crate::state::record::ExitStatus;
+use crate::sys::async_fd::AsyncFile;
 use crate::wire::{Failure, UserChoice};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   podwright exec web/nginx -- nginx -t
+  podwright exec -it web -- sh
   podwright exec web -c nginx --timeout 5s -- cat /etc/nginx/nginx.conf
   podwright exec -i db -- psql < schema.sql
   podwright exec --user 65534 -e LANG=C --workdir /tmp web/nginx -- ls
@@ -37,7 +43,7 @@ pub(super) struct ExecArgs {
     /// Give it this command's standard input; else it has /dev/null
     #[arg(short, long)]
     interactive: bool,
-    /// Not in this version: give it a terminal
+    /// Give it a terminal: of the size of this one, and this one's if -i is given
     #[arg(short, long)]
     tty: bool,
     /// Kill the command and all it started after this long (90s, 5m), and exit with 124
@@ -64,7 +70,16 @@ pub(super) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
         let all = find::all(session).await?;
         let (found, container) = find::container(&all, &args.target, args.container.as_deref())?;
         let timed = config.timeout > Duration::ZERO;
-        match found.engine.try_exec(&container.record.id, config, streams(args.interactive)?).await {
+        let id = &container.record.id;
+        let ended = match args.tty {
+            false => found.engine.try_exec(id, config, streams(args.interactive)?).await,
+            true => match with_terminal(&found.engine, id, config, args.interactive).await? {
+                Left::Signaled(code) => return Ok(code),
+                Left::Detached => return Ok(0), // it is not looked for
+                Left::Done(ended) => ended,
+            },
+        };
+        match ended {
             Err(e) if timed && e.kind() == Kind::DeadlineExceeded => {
                 super::output::note(&format!("podwright: {e}"));
                 Ok(TIMED_OUT)
@@ -77,20 +92,21 @@ pub(super) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
 }
 
 fn config(args: &ExecArgs) -> Result<ExecConfig> {
-    if args.tty {
-        return Err(Error::unsupported("exec --tty: this version gives no terminal; leave -t out"));
-    }
     if let Some(bad) = args.env.iter().find(|entry| entry.split_once('=').is_none_or(|(name, _)| name.is_empty())) {
         return Err(Error::invalid(format!("--env {bad:?} is not NAME=VALUE")));
     }
     let timeout = units::timeout(args.timeout.as_deref())?;
+    let mut env = args.env.clone();
+    if args.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned())));
+    }
     Ok(ExecConfig {
         args: args.command.clone(),
-        env: args.env.clone(),
+        env,
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.as_ref().map(|user| UserChoice { user: user.clone(), ..UserChoice::default() }),
         timeout: timeout.unwrap_or_default(),
-        tty: false,
+        tty: args.tty,
     })
 }
 
@@ -101,6 +117,32 @@ fn streams(interactive: bool) -> Result<Streams> {
         false => File::open("/dev/null").context(|| "open /dev/null")?.into(),
     };
     Ok(Streams { stdin, stdout: own(std::io::stdout().as_fd())?, stderr: own(std::io::stderr().as_fd())? })
+}
+
+/// Joins this terminal with one of the container's. After a signal nobody waits for the command, and its shim kills it.
+async fn with_terminal(
+    engine: &Engine,
+    id: &ContainerId,
+    config: ExecConfig,
+    interactive: bool,
+) -> Result<Left<Result<std::result::Result<ExitStatus, Failure>>>> {
+    let (master, slave) = engine.open_terminal(id).await?;
+    if let Some(size) = Own::size() {
+        size.apply(master.as_fd())?;
+    }
+    let dup = || slave.try_clone().context(|| "duplicate a terminal");
+    let streams = Streams { stdin: dup()?, stdout: dup()?, stderr: dup()? };
+    drop(slave); // or ours would keep it open
+    let master = Arc::new(AsyncFile::new(master).context(|| "watch a terminal")?);
+    let own = Own::new(interactive)?;
+    let input = match interactive {
+        true => Some(tokio::spawn(terminal::keys(terminal::typed()?, master.clone(), false))),
+        false => None,
+    };
+    let shown = terminal::show(&master, std::io::stdout());
+    let left = terminal::join(Some(master.clone()), shown, input, engine.try_exec(id, config, streams)).await;
+    drop(own); // before anything is said
+    left
 }
 
 /// The command could not be run.

@@ -5,6 +5,7 @@
 //! a wrong flag included; 126 and 127 when a command could not be executed or found; 130 after Ctrl-C. `doctor` and `verify`
 //! exit with 1 when they find fault.
 
+mod attach;
 mod check;
 mod completions;
 mod config;
@@ -26,6 +27,7 @@ mod output;
 mod plan_text;
 mod planner;
 mod pods;
+mod port_forward;
 mod progress;
 mod prune;
 mod ps;
@@ -37,6 +39,7 @@ mod run;
 mod stats;
 mod status;
 mod stop;
+mod terminal;
 mod unit;
 mod units;
 mod verify;
@@ -117,6 +120,8 @@ enum Command {
     Get(get::GetArgs),
     Logs(logs::LogsArgs),
     Exec(exec::ExecArgs),
+    Attach(attach::AttachArgs),
+    PortForward(port_forward::PortForwardArgs),
     #[command(visible_alias = "describe")]
     Inspect(inspect::InspectArgs),
     #[command(visible_alias = "top")]
@@ -197,6 +202,8 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
         Command::Get(args) => get::run(args, session),
         Command::Logs(args) => logs::run(&args, session),
         Command::Exec(args) => exec::run(&args, session),
+        Command::Attach(args) => attach::run(&args, session),
+        Command::PortForward(args) => port_forward::run(&args, session),
         Command::Inspect(args) => inspect::run(&args, session),
         Command::Stats(args) => stats::run(&args, session),
         Command::Stop(args) => stop::run(&args, session),

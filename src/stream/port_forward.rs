@@ -10,7 +10,6 @@ use crate::id::PodId;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -216,12 +215,4 @@ pub fn channels(ports: &[u16], base64: bool) -> Result<Vec<u8>> {
         return Err(Error::invalid(format!("{} ports; over this protocol it is 1 to {most}", ports.len())));
     }
     Ok((0_u8..).step_by(2).take(ports.len()).collect())
-}
-
-/// Joins a connection of ours and one of somebody else's until both directions have ended; for `podwright port-forward`.
-///
-/// # Errors
-/// Those of either.
-pub async fn join(mut ours: TcpStream, mut theirs: TcpStream) -> std::io::Result<()> {
-    tokio::io::copy_bidirectional(&mut ours, &mut theirs).await.map(|_| ())
 }

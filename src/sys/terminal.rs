@@ -37,7 +37,7 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         let terminal = terminal.try_clone_to_owned()?;
-        rustix::termios::tcsetattr(&terminal, OptionalActions::Flush, &raw)?;
+        rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &raw)?;
         Ok(Raw { terminal, before })
     }
 }

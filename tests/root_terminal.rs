@@ -1,0 +1,197 @@
+//! What people at a terminal do with the pod of a living `podwright run`, without a daemon: exec -it, attach, port-forward. The terminal is
+//! one of our own; what it was like before is how it has to be after.
+
+mod fixtures;
+
+use fixtures::machine::{Machine, PATIENCE, Running, ask, script, until};
+use podwright::sys::poll::{Interest, poll_until};
+use podwright::sys::{exec::kill, fs, pty, terminal};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A command at a terminal.
+struct Typed {
+    child: Child,
+    master: File,
+    slave: OwnedFd,
+    /// All that was shown.
+    shown: String,
+}
+
+impl Typed {
+    fn new(machine: &Machine, args: &[&str]) -> Typed {
+        let devpts = fs::open_dir(Path::new("/dev/pts")).expect("devpts");
+        let (master, slave) = pty::open_pty(devpts.as_fd()).expect("a terminal");
+        terminal::set_size(master.as_fd(), 91, 17).expect("set");
+        let own = || Stdio::from(slave.try_clone().expect("dup"));
+        let mut command = machine.podwright(args.iter().copied());
+        let child = command.env("TERM", "vt100").stdin(own()).stdout(own()).stderr(own()).spawn().expect("podwright");
+        Typed { child, master: master.into(), slave, shown: String::new() }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).expect("write");
+    }
+
+    /// Reads until it shows that.
+    fn until(&mut self, text: &str) {
+        while !self.shown.contains(text) {
+            assert!(
+                poll_until(self.master.as_fd(), Interest::Read, PATIENCE).expect("poll"),
+                "{text:?}: {:?}",
+                self.shown
+            );
+            let mut bytes = [0; 4096];
+            let n = self.master.read(&mut bytes).expect("read");
+            self.shown.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+    }
+
+    /// The terminal's modes, as stty(1) says them.
+    fn modes(&self) -> String {
+        let stty = Command::new("stty").arg("-a").stdin(self.slave.try_clone().expect("dup")).output().expect("stty");
+        let text = String::from_utf8(stty.stdout).expect("text");
+        text.lines().filter(|line| !line.starts_with("speed")).collect()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let mut ended = None;
+        until(PATIENCE, || {
+            ended = self.child.try_wait().expect("wait");
+            ended.map(|_| ()).ok_or_else(|| "it runs on".to_owned())
+        });
+        ended.expect("it has ended")
+    }
+}
+
+fn running(machine: &Machine, text: &str, more: &str) -> Running {
+    let mut run = machine.start(&script(text, more), &[]);
+    run.until("it runs", || ask(machine, &["exec", "p", "--", "true"]).status.success());
+    run
+}
+
+#[test]
+fn a_shell_has_this_terminal_and_leaves_it_as_it_was() {
+    let machine = Machine::with_busybox();
+    let run = running(&machine, "trap 'exit 0' TERM; while :; do sleep 0.1; done", "");
+    let mut typed = Typed::new(&machine, &["exec", "-it", "p", "--", "sh"]);
+    typed.until("# ");
+    assert!(typed.modes().contains("-icanon") && typed.modes().contains("-echo"), "{}", typed.modes());
+    typed.types("stty size; echo $TERM; tty\r");
+    typed.until("17 91");
+    typed.until("vt100");
+    typed.until("/dev/pts/0");
+    terminal::set_size(typed.master.as_fd(), 100, 40).expect("set");
+    kill(typed.child.id(), 28).expect("SIGWINCH"); // which a terminal tells its own session only
+    typed.types("while [ \"$(stty size)\" != '40 ''100' ]; do :; done; echo resi''zed\r");
+    typed.until("resized");
+    typed.types("exit 7\r");
+    assert_eq!(typed.ended().code(), Some(7));
+    assert!(typed.modes().contains(" icanon") && typed.modes().contains(" echo "), "{}", typed.modes());
+
+    // A signal from elsewhere ends it, and what it has started; the terminal is as before.
+    let mut typed = Typed::new(&machine, &["exec", "-it", "p", "--", "sh"]);
+    typed.until("# ");
+    typed.types("trap '' HUP TERM; echo rea''dy; sleep 4321; sleep 4321\r");
+    typed.until("ready");
+    kill(typed.child.id(), 15).expect("SIGTERM");
+    assert_eq!(typed.ended().code(), Some(143));
+    assert!(typed.modes().contains(" icanon") && typed.modes().contains(" echo "), "{}", typed.modes());
+    until(PATIENCE, || {
+        match ask(&machine, &["exec", "p", "--", "sh", "-c", "ps | grep '[s]leep 4321'"]).stdout.as_str() {
+            "" => Ok(()),
+            left => Err(left.to_owned()),
+        }
+    });
+
+    // Without a terminal here there is one there all the same.
+    let ended = ask(&machine, &["exec", "-t", "p", "--", "sh", "-c", "tty; exit 3"]);
+    assert_eq!(ended.code(3).stdout, "/dev/pts/0\r\n");
+    ask(&machine, &["exec", "-t", "p", "--", "nothing"]).code(127);
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_container_is_attached_to_and_left_and_its_exit_code_is_that_of_the_attachment() {
+    let machine = Machine::with_busybox();
+    let run = running(&machine, "exec sh", "stdin: true\ntty: true");
+    for last in [false, true] {
+        let mut typed = Typed::new(&machine, &["attach", "-i", "p"]);
+        typed.types("stty size; echo he''re\r");
+        typed.until("here");
+        typed.until("17 91");
+        if last {
+            typed.types("exit 6\r");
+            assert_eq!(typed.ended().code(), Some(6));
+        } else {
+            typed.types("\x10\x11");
+            assert_eq!(typed.ended().code(), Some(0));
+            typed.until("detached");
+        }
+        assert!(typed.modes().contains(" icanon") && typed.modes().contains(" echo "), "{}", typed.modes());
+    }
+    run.wait().code(6);
+
+    // A pipe's end is the end of an input that has one client.
+    let run = running(&machine, "cat; echo ended >&2; exit 5", "stdin: true\nstdinOnce: true");
+    let mut command = machine.podwright(["attach", "-i", "p"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("podwright");
+    child.stdin.take().expect("piped").write_all(b"some text\n").expect("write");
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("some text\n", "ended\n"));
+    assert_eq!(output.status.code(), Some(5));
+    run.wait().code(5);
+
+    let run = running(&machine, "trap 'exit 0' TERM; while :; do echo tick; sleep 0.05; done", "");
+    ask(&machine, &["attach", "-i", "p"]).refused(&["has no input"]);
+    let mut typed = Typed::new(&machine, &["attach", "p"]);
+    typed.until("tick");
+    kill(typed.child.id(), 2).expect("SIGINT");
+    assert_eq!(typed.ended().code(), Some(130));
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    machine.assert_as_before();
+}
+
+#[test]
+fn ports_lead_into_the_pod_until_the_command_ends() {
+    let machine = Machine::with_busybox();
+    let text = "while :; do nc -l -p 4567 -e cat; done & trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let run = running(&machine, text, "");
+    let listens = "while :; do netstat -ltn | grep -q ':4567 ' && break; done";
+    ask(&machine, &["exec", "p", "--", "sh", "-c", listens]).code(0);
+    let mut command = machine.podwright(["port-forward", "p", ":4567", ":4568"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("podwright");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut address = |to: &str| {
+        let line = lines.next().expect("a line").expect("text");
+        let (address, port) = line.split_once(" -> ").expect("an arrow");
+        assert_eq!(port, to);
+        address.to_owned()
+    };
+    let (echo, nobody) = (address("4567"), address("4568"));
+    let mut stream = TcpStream::connect(&echo).expect("connect");
+    stream.write_all(b"there and back").expect("write");
+    stream.shutdown(Shutdown::Write).expect("shutdown");
+    let mut back = String::new();
+    stream.read_to_string(&mut back).expect("read");
+    assert_eq!(back, "there and back");
+    let mut stream = TcpStream::connect(&nobody).expect("connect");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "nobody listens there");
+    kill(child.id(), 2).expect("SIGINT");
+    let ended = child.wait_with_output().expect("wait");
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("127.0.0.1:4568"), "{ended:?}");
+    ask(&machine, &["port-forward", "p", "0"]).refused(&["is not [LOCAL:]PORT"]);
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    machine.assert_as_before();
+}
