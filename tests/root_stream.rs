@@ -7,6 +7,7 @@ use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{Machine, PATIENCE, until};
 use fixtures::streams::{self, ALL, Came, ERROR, Frame, RESIZE, STDERR, STDIN, STDOUT, Session, Spdy, Speak, Tunnel};
 use podwright::criapi::*;
+use podwright::state::record::{self, PodRecord};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use tonic::{Code, Status};
@@ -312,15 +313,9 @@ async fn an_attachment_goes_on_when_the_shim_dies() {
     let mut session = attach(&mut node, BOTH[0], &id, true, false).await;
     session.send(STDIN, b"one\n").expect("write");
     session.until(STDOUT, "got one\n");
-    let record = node.machine.state().join("pods").join(&pod).join("pod.json");
-    let text = std::fs::read_to_string(&record).unwrap_or_else(|e| panic!("{}: {e}", record.display()));
-    let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let shim = record
-        .pointer("/shim/pid")
-        .or_else(|| record.pointer("/record/shim/pid"))
-        .or_else(|| record.pointer("/data/shim/pid"));
-    let shim =
-        u32::try_from(shim.and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{text}"))).expect("a pid");
+    let path = node.machine.state().join("pods").join(&pod).join("pod.json");
+    let record: Option<PodRecord> = record::read(&path).expect("readable");
+    let shim = record.expect("it is there").shim.pid;
     podwright::sys::exec::kill(shim, 9).expect("kill");
     // Until another shim copies the output, an answer may be in the log only.
     let mut n = 0;
