@@ -194,6 +194,45 @@ fn settings(cgroup: &Path) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
+async fn a_container_that_is_killed_does_not_wait_for_the_quota_of_its_pod_which_stays() {
+    let mut node = strict().await;
+    let parent = format!("{}-kubepods/pod1", node.machine.cgroup);
+    let pod_cgroup = cgroup_root().join(parent.trim_start_matches('/'));
+    let top = pod_cgroup.parent().expect("kubepods").to_path_buf();
+    let wanted = "+cpu +cpuset +memory +pids";
+    fixtures::put(cgroup_root().join("cgroup.subtree_control"), wanted);
+    fs::create_dir(&top).and_then(|()| fs::create_dir(&pod_cgroup)).expect("mkdir");
+    fixtures::put(top.join("cgroup.subtree_control"), wanted);
+    let mut sandbox = node.sandbox("p");
+    sandbox.linux = Some(LinuxPodSandboxConfig { cgroup_parent: parent, ..Default::default() });
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    // Both want all there is, and the one that is killed has 250 MB to give back.
+    let big = "awk 'BEGIN { s = sprintf(\"%250000000d\", 0); print \"big\"; while (1); }'";
+    let one = started(&mut node, &pod, script("one", big), &sandbox).await;
+    let other = started(&mut node, &pod, script("other", "while :; do :; done"), &sandbox).await;
+    let cgroup = cgroup_of(&mut node, &one).await;
+    until(PATIENCE, || {
+        let bytes: u64 = read(&cgroup.join("memory.current")).parse().expect("a number");
+        if bytes > 230 * MIB { Ok(()) } else { Err("it grows".to_owned()) }
+    });
+    fixtures::put(pod_cgroup.join("cpu.max"), "1000 100000");
+    until(PATIENCE, || match field(&read(&pod_cgroup.join("cpu.stat")), "nr_throttled") {
+        0..20 => Err("it is not out of its quota".to_owned()),
+        _ => Ok(()),
+    });
+    let begun = std::time::Instant::now();
+    node.stop_container(&one, 0).await.expect("stop");
+    let took = begun.elapsed();
+    eprintln!("killed under 1% of a processor, its pod alive: {took:?}");
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+    assert_eq!(read(&pod_cgroup.join("cpu.max")), "1000 100000", "nobody has touched it");
+    assert_eq!(node.status(&other).await.expect("status").state(), ContainerState::ContainerRunning);
+    node.remove_pod(&pod).await.expect("remove");
+    fs::remove_dir(&pod_cgroup).and_then(|()| fs::remove_dir(&top)).expect("nothing is in it");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn limits_are_changed_in_the_kernel_and_the_pods_cgroup_is_the_kubelets() {
     let mut node = strict().await;
     // As a kubelet makes it.

@@ -24,7 +24,7 @@ const CGROUP_MODE: u32 = 0o755;
 /// An exec whose cgroup is still there.
 #[derive(Debug)]
 pub(super) struct RunningExec {
-    cgroup: OwnedFd,
+    pub(super) cgroup: OwnedFd,
     /// `None` once reaped.
     pub(super) process: Option<Process>,
     empty: Option<Watched>,

@@ -10,6 +10,7 @@ use crate::fault;
 use crate::id::ContainerId;
 use crate::state::record::{self, Durability, ExitRecord, ExitStatus};
 use crate::sys::epoll::Interest;
+use crate::sys::sched::{self, Policy};
 use crate::sys::session::{parent_dir, pidfd_send_signal};
 use crate::sys::wait::{self, Wait};
 use crate::sys::{fs, orphan, pidfd};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// The longest cgroup.events or memory.events that is read, in bytes.
 const MAX_EVENTS_BYTES: usize = 4096;
+/// The longest cgroup.threads that is read, in bytes: a hundred thousand threads. More of them die in their own time.
+const MAX_THREADS_BYTES: usize = 1 << 20;
 /// How many children are reaped before others have their turn; more than any pod may have (pids.max of a node).
 const REAPS_A_TURN: usize = 1 << 16;
 /// How long the shim waits for what it killed before it becomes a sweep, which waits on.
@@ -66,6 +69,22 @@ pub(super) fn kill_cgroup(cgroup: BorrowedFd<'_>) -> Result<()> {
 /// Lifts `cpu.max` from what has been killed, for which it would be many seconds at 1m.
 fn unthrottle(cgroup: BorrowedFd<'_>) {
     let _ = fs::write_file_at(cgroup, "cpu.max", b"max"); // without the controller, or the cgroup, there is no quota either
+}
+
+/// Takes what has been killed from under the quotas above it, which are the pod's and stay: before Linux 6.18 a process that is out of
+/// its quota waits for its next slice also on its way out, and with it whoever waits for the container. It returns to no program any more.
+fn hurry<'a>(container: BorrowedFd<'a>, execs: impl Iterator<Item = BorrowedFd<'a>>) {
+    let quota = parent_dir(container).and_then(|pod| fs::read_file_at(pod.as_fd(), "cpu.max", MAX_EVENTS_BYTES));
+    if quota.is_ok_and(|text| !text.starts_with(b"max")) {
+        std::iter::once(container).chain(execs).for_each(unthrottle_threads);
+    }
+}
+
+fn unthrottle_threads(cgroup: BorrowedFd<'_>) {
+    let Ok(threads) = fs::read_file_at(cgroup, "cgroup.threads", MAX_THREADS_BYTES) else { return };
+    for thread in threads.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()) {
+        let _ = sched::set_policy_of(thread, Policy::Unthrottled); // gone; or without CAP_SYS_NICE, and then it takes its time
+    }
 }
 
 /// `ENOENT` and `ENODEV`: the cgroup was removed.
@@ -150,6 +169,8 @@ impl Shim {
     pub(super) fn kill_container(&mut self, id: &ContainerId) -> Vec<Action> {
         let Some(container) = self.containers.get(id) else { return Vec::new() };
         let killed = kill_cgroup(container.cgroup.as_fd());
+        let execs = self.execs.iter().filter(|((of, _), _)| of == id).map(|(_, exec)| exec.cgroup.as_fd());
+        hurry(container.cgroup.as_fd(), execs);
         if let (Err(_), Some(process)) = (&killed, &container.process) {
             let _ = pidfd_send_signal(process.pidfd.fd.as_fd(), SIGKILL); // ESRCH: it has ended
         }

@@ -13,19 +13,27 @@ pub enum Policy {
 
 /// Sets the policy of the calling thread. It is inherited by fork(2) and kept by execve(2).
 ///
-/// The raw call: musl's function of this name refuses, since POSIX means it for processes.
-///
 /// # Errors
 /// `EPERM` for [`Policy::Unthrottled`] without CAP_SYS_NICE, and in a cgroup that has no real-time quota on a kernel with
 /// CONFIG_RT_GROUP_SCHED.
 pub fn set_policy(policy: Policy) -> io::Result<()> {
+    set_policy_of(0, policy)
+}
+
+/// The same of any thread.
+///
+/// The raw call: musl's function of this name refuses, since POSIX means it for processes.
+///
+/// # Errors
+/// As [`set_policy`]; `ESRCH` when there is no such thread.
+pub fn set_policy_of(thread: u32, policy: Policy) -> io::Result<()> {
     let (policy, priority) = match policy {
         Policy::Ordinary => (libc::SCHED_OTHER, 0),
         Policy::Unthrottled => (libc::SCHED_RR, 1),
     };
     let priority: libc::c_int = priority;
     // SAFETY: struct sched_param of the kernel is one int, read during the call; 0 is the calling thread.
-    let done = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
+    let done = unsafe { libc::syscall(libc::SYS_sched_setscheduler, thread, policy, &raw const priority) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
