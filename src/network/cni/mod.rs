@@ -17,18 +17,18 @@
 //! is asked of a plugin without a time limit.
 
 mod args;
+mod collect;
 mod conf;
 mod exec;
 mod netns;
 mod plugins;
+mod result;
+mod status;
 mod strays;
 mod version;
 
-// For tests of them all.
-pub mod result;
-
-use super::{Attachment, INTERFACE, Kind as NetworkKind, Request, Status};
-use crate::config::network::{NetworkSettings, Subnet};
+use super::{Attachment, INTERFACE, Kind as NetworkKind, Request};
+use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::PodId;
@@ -38,7 +38,7 @@ use crate::sys;
 use conf::{Network, Plugin};
 use plugins::{Job, Plugins, Subject, Verb};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -52,12 +52,6 @@ use version::Version;
 
 /// After so many failed calls for one pod its DEL is owed, and the pod may go. The kubelet calls again within seconds.
 const MAX_TRIES: u32 = 3;
-/// How long what is owed waits until it is tried again.
-const RETRY: Duration = Duration::from_secs(30);
-/// How long an answer to STATUS is good for. The kubelet asks every 5 s, and each answer is a process a plugin.
-const STATUS_GOOD_FOR: Duration = Duration::from_secs(15);
-/// Files that are told as skipped.
-const MAX_SKIPPED: usize = 8;
 
 /// How long the plugins of a network may take together. The kubelet gives up after 2 minutes (4 for a sandbox), and what was begun
 /// must be taken back within that.
@@ -409,224 +403,6 @@ impl Cni {
             self.run(&begun, Verb::Check, plugin, stdin, until).await?;
         }
         Ok(())
-    }
-
-    /// Takes away what pods have left that are gone, of whichever engine; then, if the network is for this engine's pods, lets its plugins do
-    /// the same (GC), telling them which are there.
-    ///
-    /// # Errors
-    /// Everything that is left, together. It is owed, and tried again by [`Cni::tend`].
-    pub async fn collect(&self, ours: bool) -> Result<()> {
-        let mut left = self.delete_gone().await;
-        if ours {
-            left.extend(self.gc().await.err());
-        }
-        Error::collect(left).map_or(Ok(()), Err)
-    }
-
-    async fn delete_gone(&self) -> Vec<Error> {
-        self.facts().looked = true;
-        let (records, mut left) = self.records();
-        let gone = records.into_iter().filter(|begun| !self.is_there(begun));
-        for pod in gone.map(|begun| begun.pod).collect::<Vec<_>>() {
-            if let Err(e) = self.try_detach(&pod).await {
-                self.owe(&pod, &e);
-                left.push(e.context(format!("pod {}, which is gone", pod.short())));
-            }
-        }
-        left
-    }
-
-    /// Whether the pod of an attachment is there, and was not stopped.
-    fn is_there(&self, begun: &Begun) -> bool {
-        begun.boot_id == self.0.boot_id && begun.pod_record.exists() && !begun.stopped_record.exists()
-    }
-
-    /// All attachments, of whichever engine; and what cannot be read of them, which stays.
-    fn records(&self) -> (Vec<Begun>, Vec<Error>) {
-        let (mut records, mut wrong) = (Vec::new(), Vec::new());
-        let names = std::fs::read_dir(self.0.paths.cni()).into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned()));
-        for pod in names.filter_map(|name| name.parse::<PodId>().ok()) {
-            match record::read::<Begun>(&self.0.paths.cni_record(&pod)) {
-                Ok(begun) => records.extend(begun),
-                Err(e) => wrong.push(e),
-            }
-        }
-        (records, wrong)
-    }
-
-    /// GC of the network that is configured, if it has it. All its plugins are asked, whatever one says.
-    async fn gc(&self) -> Result<()> {
-        let Some((_, network)) = conf::load(&self.0.places.conf_dir).network.filter(|(_, network)| !network.disable_gc)
-        else {
-            return Ok(());
-        };
-        let until = Instant::now() + self.0.limits.gc;
-        let version = self.0.plugins.negotiate(&network, &self.0.places.bin_dirs, until).await;
-        let Some(version) = version.filter(|version| version.has_gc()) else { return Ok(()) };
-        // No ADD and no DEL meanwhile, of whichever engine (SPEC, "Lifecycle & Ordering").
-        let _alone = self.lock(true).await?;
-        let (records, wrong) = self.records();
-        if let Some(e) = Error::collect(wrong) {
-            // Its pod may be there, and would lose its address.
-            return Err(e.context(format!("network {}: no GC", network.name)));
-        }
-        let of_network = records.iter().filter(|begun| begun.network.name == network.name);
-        // What is owed is not there any more and still has its DEL to come, which GC is no substitute for.
-        let valid: Value =
-            of_network.map(|begun| json!({"containerID": begun.pod.as_str(), "ifname": INTERFACE})).collect();
-        // The second is how libcni has misspelt it.
-        let more = [("cni.dev/valid-attachments", valid.clone()), ("cni.dev/attachments", valid)];
-        let mut left = Vec::new();
-        for plugin in &network.plugins {
-            let stdin = args::stdin(plugin, &network.name, version, None, &Map::new(), &more);
-            let job = Job { verb: Verb::Gc, plugin, network: &network.name, subject: None, stdin, until };
-            left.extend(self.0.plugins.run(job, &self.0.places.bin_dirs).await.err());
-            fault::point("network.cni.collected");
-        }
-        Error::collect(left).map_or(Ok(()), Err)
-    }
-
-    /// Collects, and then tries what is owed again, for as long as the engine is there.
-    pub async fn tend(&self, ours: bool) {
-        if let Err(e) = self.collect(ours).await {
-            tracing::warn!("{e}");
-        }
-        loop {
-            if self.facts().owed.is_empty() {
-                self.0.owing.notified().await;
-            }
-            tokio::time::sleep(RETRY).await;
-            self.pay().await;
-        }
-    }
-
-    /// Tries what is owed once.
-    pub async fn pay(&self) {
-        let owed: Vec<PodId> = self.facts().owed.keys().cloned().collect();
-        for pod in owed {
-            match self.try_detach(&pod).await {
-                Ok(()) => {
-                    self.facts().owed.remove(&pod);
-                    tracing::info!("pod {}: the DEL that was owed is done", pod.short());
-                }
-                Err(e) => self.owe(&pod, &e),
-            }
-        }
-    }
-
-    /// Whether pods can be attached: there is a network, its programs are there, and its plugins say so if they can be asked (STATUS).
-    /// Never waits for a plugin but the first time.
-    pub async fn status(&self) -> Status {
-        let found = conf::load(&self.0.places.conf_dir);
-        let Some((file, network)) = found.network else { return Status::NotReady(self.without(&found.skipped)) };
-        for plugin in &network.plugins {
-            if let Err(e) = plugins::find(&plugin.program, &self.0.places.bin_dirs) {
-                return Status::NotReady(format!("network {} of {}: {e}", network.name, file.display()));
-            }
-        }
-        if !network.versions.iter().any(|version| version.has_gc()) {
-            return Status::Ready;
-        }
-        let known = |facts: &Facts| facts.status.clone().filter(|(of, _, _)| *of == network);
-        let (answer, ask) = {
-            let mut facts = self.facts();
-            let answer = known(&facts);
-            let old = answer.as_ref().is_none_or(|(_, when, _)| when.elapsed() > STATUS_GOOD_FOR);
-            let ask = old && !facts.asking;
-            facts.asking |= ask;
-            (answer, ask)
-        };
-        let (cni, of) = (self.clone(), network.clone());
-        let asked = ask.then(|| tokio::spawn(async move { cni.ask_status(of).await }));
-        let why_not = match (answer, asked) {
-            (Some((_, _, why_not)), _) => why_not,
-            (None, Some(asked)) => {
-                let _ = asked.await; // it does not panic, and then there is no answer
-                known(&self.facts()).and_then(|(_, _, why_not)| why_not)
-            }
-            (None, None) => Some(format!("network {}: its plugins are being asked", network.name)),
-        };
-        why_not.map_or(Status::Ready, Status::NotReady)
-    }
-
-    async fn ask_status(&self, network: Network) {
-        let until = Instant::now() + self.0.limits.status;
-        let version = self.0.plugins.negotiate(&network, &self.0.places.bin_dirs, until).await;
-        let mut why_not = None;
-        for plugin in network.plugins.iter().filter(|_| version.is_some_and(Version::has_gc)) {
-            let stdin = args::stdin(plugin, &network.name, version.unwrap_or(Version::V1_1_0), None, &Map::new(), &[]);
-            let job = Job { verb: Verb::Status, plugin, network: &network.name, subject: None, stdin, until };
-            if let Err(e) = self.0.plugins.run(job, &self.0.places.bin_dirs).await {
-                why_not = Some(e.to_string());
-                break;
-            }
-        }
-        let mut facts = self.facts();
-        facts.status = Some((network, Instant::now(), why_not));
-        facts.asking = false;
-    }
-
-    /// For `crictl info`: what is configured, what was skipped and why, what is owed.
-    pub fn info(&self) -> Value {
-        let found = conf::load(&self.0.places.conf_dir);
-        let network = found.network.as_ref().map(|(file, network)| {
-            json!({
-                "file": file,
-                "name": network.name,
-                "cniVersions": network.versions,
-                "plugins": network.plugins.iter().map(|plugin| &plugin.program).collect::<Vec<_>>(),
-            })
-        });
-        let owed: BTreeMap<String, String> =
-            self.facts().owed.iter().map(|(pod, why)| (pod.to_string(), why.clone())).collect();
-        json!({
-            "confDir": self.0.places.conf_dir, "binDirs": self.0.places.bin_dirs, "network": network, "skipped": found.skipped, "owed": owed,
-            "podCIDR": self.pod_cidr().iter().map(Subnet::to_string).collect::<Vec<_>>(),
-        })
-    }
-
-    /// Why there is no network, in the words that people search for, with the remedy.
-    fn without(&self, skipped: &[String]) -> String {
-        let why = "cni config uninitialized";
-        let remedy = "install a network add-on, or set network.mode = \"bridge\"";
-        let mut text =
-            format!("{why}: there is no network configuration in {}; {remedy}", self.0.places.conf_dir.display());
-        if !skipped.is_empty() {
-            text = format!("{why}: no file in {} is valid; {remedy}", self.0.places.conf_dir.display());
-            for one in skipped.iter().take(MAX_SKIPPED) {
-                text.push_str("; ");
-                text.push_str(one);
-            }
-        }
-        text
-    }
-
-    /// The kubelet says which addresses the node's pods have: given to plugins with the capability `ipRanges`. It is kept on the disk.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for what is no list of subnets.
-    pub async fn set_pod_cidr(&self, text: &str) -> Result<()> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        let subnets = parts
-            .map(|part| part.parse::<Subnet>().map_err(|why| Error::invalid(format!("pod CIDR {part:?}: {why}"))))
-            .collect::<Result<Vec<_>>>()?;
-        if subnets.is_empty() || subnets == self.pod_cidr() {
-            return Ok(());
-        }
-        let kept = PodCidr { subnets: subnets.iter().map(Subnet::to_string).collect() };
-        let (directory, path) = (self.0.paths.cni(), self.0.paths.cni_pod_cidr());
-        blocking(move || {
-            make_directory(&directory)?;
-            record::write(&path, &kept, Durability::Disk)
-        })
-        .await
-    }
-
-    fn pod_cidr(&self) -> Vec<Subnet> {
-        let kept = record::read::<PodCidr>(&self.0.paths.cni_pod_cidr()).ok().flatten().unwrap_or_default();
-        kept.subnets.iter().filter_map(|subnet| subnet.parse().ok()).collect()
     }
 
     /// The lock of all engines on this host: shared for what concerns one attachment, alone for GC.

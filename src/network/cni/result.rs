@@ -100,14 +100,6 @@ pub fn addresses(result: &Value, ifname: &str) -> Result<Vec<IpAddr>, String> {
     if found.is_empty() { Err("its plugins gave the pod no address".into()) } else { Ok(found) }
 }
 
-/// The MAC address of the pod's interface, if the plugins tell it.
-pub fn mac(result: &Value, ifname: &str) -> Option<String> {
-    let interfaces = result.get("interfaces").and_then(Value::as_array)?;
-    let of = |interface: &&Value, key: &str, value: &str| interface.get(key).and_then(Value::as_str) == Some(value);
-    let own = interfaces.iter().filter(|i| of(i, "name", ifname)).find(|i| !of(i, "sandbox", ""))?;
-    own.get("mac").and_then(Value::as_str).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +120,6 @@ mod tests {
         assert_eq!(new["cniVersion"], "1.1.0");
         assert_eq!(new["x-own"]["kept"], true);
         assert_eq!(ips(&new).expect("addresses"), ["10.1.0.5", "fd00::5"]);
-        assert_eq!(mac(&new, "eth0").as_deref(), Some("00:02"));
         let old = parse(BRIDGE.as_bytes(), Version::V0_3_1).expect("a result");
         assert_eq!((&old["ips"][0]["version"], &old["ips"][1]["version"]), (&json!("4"), &json!("6")));
         assert_eq!(parse(old.to_string().as_bytes(), Version::V1_1_0).expect("a result"), new);
