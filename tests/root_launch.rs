@@ -12,7 +12,9 @@ fn main() -> ExitCode {
     if podwright::launch::reaper::is_role(args.next().as_ref()) {
         podwright::launch::reaper::run(args);
     }
-    podwright::sys::exec::ignore_nothing_inherited(); // as a shim does, which is who launches
+    // As a shim does, which is who launches.
+    podwright::sys::exec::ignore_nothing_inherited();
+    podwright::sys::prctl::set_not_dumpable().expect("prctl");
     runner::main(cases![
         a_container_runs_with_an_overlay_root,
         a_container_is_confined_as_the_spec_says,
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         every_program_comes_under_its_quota,
         ten_thousand_orphans_leave_no_zombie,
         pause_is_worthless,
+        nobody_in_the_pod_looks_into_a_process_on_its_way_to_its_program,
         devices_are_the_default_ones,
         devices_that_are_not_allowed_cannot_be_opened,
         a_renamer_in_a_shared_volume_wins_nothing,
@@ -578,6 +581,25 @@ fn pause_is_worthless() {
     assert!(text.contains("Permission denied"), "{text}");
     podwright::sys::exec::kill(pid, 15).expect("kill");
     assert_eq!(pod::wait(pid), 0, "it ends on SIGTERM");
+}
+
+/// Root of the container, with the usual capabilities, and the pod's processes in sight. With SYS_PTRACE it could: see `launch::confine`.
+fn nobody_in_the_pod_looks_into_a_process_on_its_way_to_its_program() {
+    let mut pod = Pod::new(podwright::state::model::Namespaces::default());
+    // On its way it still is the program that launches, this one; afterwards it is busybox.
+    let script = "echo up; while [ ! -e /tmp/stop ]; do ls -l /proc/[0-9]*/exe; done 2>&1 | grep -e '->' | grep -v busybox; echo end";
+    let launch = pod.launch(&["sh", "-c", script], |_| {});
+    let mut watcher = pod.start(launch).expect("start");
+    assert_eq!(watcher.line(), "up");
+    for _ in 0..60 {
+        let launch = pod.launch(&["true"], |_| {});
+        pod.start(launch).expect("start").wait();
+        watcher.exec(&["true"], |_| {}).expect("exec");
+    }
+    watcher.exec(&["touch", "/tmp/stop"], |_| {}).expect("exec");
+    let seen = watcher.read();
+    assert_eq!(watcher.wait(), 0);
+    assert_eq!(seen, "end\n", "nothing but programs of the container");
 }
 
 fn devices_are_the_default_ones() {

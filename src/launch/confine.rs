@@ -28,8 +28,13 @@ pub(super) fn leave_the_shim(
     keep: &[BorrowedFd<'_>],
     reporter: &Reporter,
 ) -> Result<(), Failed> {
-    // First of all: from the clone on, a process of a shared pid namespace sees this one, and must not be able to read the shim's
-    // memory in it (CVE-2016-9962). Ends at execve.
+    // First of all: from the clone on, a process of the pid namespace sees this one, and must not be able to read the shim's memory in
+    // it, or to become it (CVE-2016-9962). It is born so, for the shim is. Ends at execve.
+    //
+    // Whoever has CAP_SYS_PTRACE can all the same (ptrace(2), PTRACE_MODE_ATTACH), as with runc: the user namespace of this memory is the
+    // host's, and so is that capability's. For the milliseconds until `confine` it would then have root's rights on the host. That is
+    // a container with SYS_PTRACE added, looking at an exec in itself or, in a pod that shares its pid namespace, at any start; to be
+    // closed by user namespaces, or by a last clone into the pid namespace after all of `confine`, which costs each exec another fork.
     prctl::set_not_dumpable().at(Step::Dumpable)?;
     leave_the_quota();
     // Before the terminal, which becomes the session's.
