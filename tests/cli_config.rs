@@ -80,8 +80,8 @@ fn what_is_wrong_in_the_file_is_named_with_its_line_and_remedy() {
             ":2: cgroup.driver = \"systemd\": not honoured by this version, which has cgroupfs",
         ),
         (
-            "[cri]\nstream_address = \"0.0.0.0:1\"\n",
-            ":2: cri.stream_address = \"0.0.0.0:1\": not honoured by this version, which behaves as with \"127.0.0.1:0\"",
+            "[agent]\nmanifests = \"/etc/kubernetes/manifests\"\n",
+            ":2: agent.manifests = \"/etc/kubernetes/manifests\": not honoured by this version; remove it",
         ),
         ("[cgroup]\nallow_unenforced = \"yes\"\n", ":2: cgroup.allow_unenforced: is a string, must be true or false"),
         ("root = \"relative\"\n", ":1: root = \"relative\": must be an absolute path"),
