@@ -3,7 +3,7 @@
 
 mod fixtures;
 
-use fixtures::cni::{DEBIAN, answer, debian, made, own_host, page};
+use fixtures::cni::{Bound, DEBIAN, answer, debian, made, own_host, page};
 use fixtures::machine::{PATIENCE, until};
 use podwright::error::{Error, Kind};
 use podwright::id::PodId;
@@ -32,6 +32,7 @@ const RESULT: &str = r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", 
 
 /// An engine's side of CNI, with directories of its own.
 struct Place {
+    _bound: Bound,
     dir: tempfile::TempDir,
     cni: Cni,
 }
@@ -102,7 +103,7 @@ impl Place {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let cni = engine(dir.path(), more, limit);
-        Place { dir, cni }
+        Place { _bound: Bound(dir.path().join("netns")), dir, cni }
     }
 
     /// As another process has it that is started now.
@@ -200,15 +201,6 @@ impl Place {
         match self.cni.status().await {
             Status::Ready => String::new(),
             Status::NotReady(why) => why,
-        }
-    }
-}
-
-impl Drop for Place {
-    /// What a failed test has left bound is taken away, or the directory could not be.
-    fn drop(&mut self) {
-        for entry in fs::read_dir(self.path("netns")).into_iter().flatten().flatten() {
-            let _ = podwright::sys::mount::unmount(&entry.path()); // it may not be bound
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod fixtures;
 
-use fixtures::cni::{DEBIAN, NETWORK, debian, made, own_host, page};
+use fixtures::cni::{Bound, DEBIAN, NETWORK, debian, made, own_host, page};
 use fixtures::cri::{Node, script};
 use fixtures::machine::{Machine, PATIENCE, until};
 use podwright::criapi::*;
@@ -23,6 +23,7 @@ const AT_A_TIME: usize = 8;
 
 /// A node whose pods are on Debian's plugins, on a host of this thread's own.
 struct OnCni {
+    _bound: Bound,
     node: Node,
     conf: PathBuf,
     leases: PathBuf,
@@ -52,7 +53,8 @@ impl OnCni {
         let machine = Machine::with_busybox();
         let (conf, leases, bin) = network(&machine);
         let node = Node::of(machine, |command| with_cni(command, &conf, &bin)).await;
-        let mut cni = OnCni { node, conf, leases, bin };
+        let _bound = Bound(bin.with_file_name("netns"));
+        let mut cni = OnCni { _bound, node, conf, leases, bin };
         // What is made once and kept: a bridge and its rules, a lock.
         let first = cni.run("first").await.expect("run");
         cni.remove(&first).await;
@@ -304,6 +306,7 @@ fn a_run_that_is_killed_takes_its_lease_along() {
     own_host();
     let mut machine = Machine::with_busybox();
     let (conf, leases, bin) = network(&machine);
+    let _bound = Bound(bin.with_file_name("netns"));
     let sleeps = fixtures::machine::script("echo up; sleep 1000", "");
     let start =
         |machine: &Machine| machine.start_with(&sleeps, &["--no-daemon"], |command| with_cni(command, &conf, &bin));
