@@ -1,4 +1,4 @@
-//! `podwright stats`: what pods and containers use, from their cgroups.
+//! `podwright stats`: what pods and containers use, from their cgroups, and what pods received and sent.
 
 use super::find::{self, Found, Target};
 use super::output::{self, Format};
@@ -6,6 +6,7 @@ use super::{Session, units};
 use crate::cgroup::stats::{Depth, Pressure, Stats};
 use crate::engine::pod::State;
 use crate::engine::query::ContainerStatus;
+use crate::engine::stats::{RECEIVED, SENT, counters, net_dev};
 use crate::error::{Kind, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -50,6 +51,25 @@ struct Entry {
     container_name: Option<String>,
     /// One reading; units last in names. A number that this host does not count is `null`.
     stats: Value,
+    /// `null` for a container, whose network is its pod's, and on the host's network.
+    network: Option<Traffic>,
+}
+
+/// Of all interfaces of a pod but its loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Traffic {
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Traffic {
+    /// From /proc/PID/net/dev.
+    fn of(text: &str) -> Traffic {
+        let all = counters(text);
+        let sum = |column: usize| all.iter().filter_map(|(_, columns)| columns.get(column)).sum();
+        Traffic { received_bytes: sum(RECEIVED[0]), sent_bytes: sum(SENT[0]) }
+    }
 }
 
 /// A pod, or a container of it.
@@ -72,6 +92,11 @@ impl Subject {
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => Ok(None),
             read => read.map(Some),
         }
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        let pod = self.container.is_none().then_some(&self.found.pod)?;
+        net_dev(pod).map(|text| Traffic::of(&text))
     }
 
     fn name(&self) -> String {
@@ -107,10 +132,23 @@ pub(super) fn run(args: &StatsArgs, session: &Session) -> Result<u8> {
         let mut rows = Vec::new();
         for (subject, before, at) in first {
             if let Some(now) = subject.read()? {
-                rows.push(row(subject.name(), &before, &now, at.elapsed()));
+                rows.push(row(subject.name(), &before, &now, subject.traffic(), at.elapsed()));
             }
         }
-        let header = ["NAME", "CPU", "THROTTLED", "MEMORY", "LIMIT", "PEAK", "PIDS", "READ", "WRITTEN", "PRESSURE"];
+        let header = [
+            "NAME",
+            "CPU",
+            "THROTTLED",
+            "MEMORY",
+            "LIMIT",
+            "PEAK",
+            "PIDS",
+            "READ",
+            "WRITTEN",
+            "RECEIVED",
+            "SENT",
+            "PRESSURE",
+        ];
         output::print(&output::table(header, rows))
     })?;
     Ok(0)
@@ -145,6 +183,7 @@ fn entry(subject: &Subject, stats: &Stats) -> Entry {
         container_id: subject.container.as_ref().map(|c| c.record.id.to_string()),
         container_name: subject.container.as_ref().map(|c| c.record.config.name.clone()),
         stats: output::camel_case(serde_json::to_value(stats).unwrap_or_default()),
+        network: subject.traffic(),
     }
 }
 
@@ -153,7 +192,7 @@ fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), show)
 }
 
-fn row(name: String, before: &Stats, now: &Stats, passed: Duration) -> [String; 10] {
+fn row(name: String, before: &Stats, now: &Stats, traffic: Option<Traffic>, passed: Duration) -> [String; 12] {
     let passed_us = passed.as_micros().max(1);
     let cpu = before.cpu.as_ref().zip(now.cpu.as_ref());
     let millis = cpu.map(|(a, b)| u128::from(b.usage_us.saturating_sub(a.usage_us)) * 1000 / passed_us);
@@ -180,6 +219,8 @@ fn row(name: String, before: &Stats, now: &Stats, passed: Duration) -> [String; 
         }),
         io(|io| io.read_bytes),
         io(|io| io.written_bytes),
+        or_dash(traffic, |t| units::size(t.received_bytes)),
+        or_dash(traffic, |t| units::size(t.sent_bytes)),
         pressure([&now.pressure.cpu, &now.pressure.memory, &now.pressure.io]),
     ]
 }
@@ -202,23 +243,31 @@ mod tests {
     use crate::cgroup::stats::{Cpu, Memory, Pids};
 
     #[test]
+    fn what_a_pod_received_and_sent_is_that_of_all_its_interfaces_but_lo() {
+        let line =
+            |name: &str, received: u64, sent: u64| format!("{name}: {received} 1 0 0 0 0 0 0 {sent} 1 0 0 0 0 0 0\n");
+        let text = [line("lo", 9, 9), line("eth0", 1, 10), line("net1", 2, 20)].concat();
+        assert_eq!(Traffic::of(&text), Traffic { received_bytes: 3, sent_bytes: 30 });
+    }
+
+    #[test]
     fn rates_are_of_the_time_that_passed() {
         let cpu = |usage_us, periods, throttled| {
             let (periods, throttled_periods) = (Some(periods), Some(throttled));
             Stats { cpu: Some(Cpu { usage_us, periods, throttled_periods, ..Cpu::default() }), ..Stats::default() }
         };
-        let row = row("x".into(), &cpu(1_000_000, 10, 1), &cpu(1_250_000, 20, 6), Duration::from_millis(500));
+        let row = row("x".into(), &cpu(1_000_000, 10, 1), &cpu(1_250_000, 20, 6), None, Duration::from_millis(500));
         assert_eq!(row[..3], ["x".to_owned(), "500m".to_owned(), "50%".to_owned()]);
     }
 
     #[test]
     fn what_is_not_counted_is_a_dash_and_no_limit_is_none() {
-        let empty = row("x".into(), &Stats::default(), &Stats::default(), Duration::from_secs(1));
+        let empty = row("x".into(), &Stats::default(), &Stats::default(), None, Duration::from_secs(1));
         assert!(empty[1..].iter().all(|cell| cell == "-"), "{empty:?}");
         let memory = Memory { usage_bytes: 2 << 20, working_set_bytes: Some(1 << 20), ..Memory::default() };
         let pids = Pids { current: 3, limit: Some(10) };
         let some = Stats { memory: Some(memory), pids: Some(pids), ..Stats::default() };
-        let row = row("x".into(), &some, &some, Duration::from_secs(1));
+        let row = row("x".into(), &some, &some, None, Duration::from_secs(1));
         assert_eq!(row[3..7], ["1Mi", "none", "-", "3/10"].map(str::to_owned));
     }
 }

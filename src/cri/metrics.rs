@@ -4,12 +4,12 @@
 //! interface: seconds are rounded down.
 
 use super::Cri;
-use super::stats::{self, RECEIVED, SENT};
 use crate::cgroup::census::Census;
 use crate::cgroup::stats::Stats;
 use crate::criapi::{ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value};
 use crate::engine::blocking;
 use crate::engine::query::{ContainerStatus, PodStatus};
+use crate::engine::stats::{self, RECEIVED, SENT};
 use crate::error::Result;
 use crate::sys::fs;
 use std::path::Path;

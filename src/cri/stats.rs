@@ -10,8 +10,8 @@ use crate::criapi::{
 use crate::engine::blocking;
 use crate::engine::pod::State;
 use crate::engine::query::{ContainerStatus, PodStatus};
+use crate::engine::stats::{RECEIVED, SENT, counters, net_dev};
 use crate::error::{Error, Kind, Result};
-use crate::state::model::NamespaceMode;
 
 /// The interface that clients take for the pod's own.
 const DEFAULT_INTERFACE: &str = "eth0";
@@ -73,20 +73,6 @@ fn swap(stats: &Stats, timestamp: i64) -> Option<SwapUsage> {
         swap_available_bytes: maybe(swap.limit_bytes.map(|limit| limit.saturating_sub(swap.usage_bytes))),
         swap_usage_bytes: value(swap.usage_bytes),
     })
-}
-
-/// Columns of /proc/PID/net/dev, proc_pid_net(5): bytes, packets, errs and drop, received and then sent.
-pub(super) const RECEIVED: [usize; 4] = [0, 1, 2, 3];
-pub(super) const SENT: [usize; 4] = [8, 9, 10, 11];
-
-/// The interfaces of a network namespace but for its loopback, each with its columns.
-pub(super) fn counters(text: &str) -> Vec<(&str, Vec<u64>)> {
-    let parse = |line| {
-        let (name, numbers) = str::split_once(line, ':')?;
-        let numbers = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        (name.trim() != "lo").then(|| (name.trim(), numbers))
-    };
-    text.lines().filter_map(parse).collect()
 }
 
 fn interfaces(text: &str) -> Vec<NetworkInterfaceUsage> {
@@ -208,15 +194,6 @@ impl Cri {
         };
         self.engine.list_pods().into_iter().filter(|p| p.ready).filter_map(read).collect()
     }
-}
-
-/// /proc/PID/net/dev of a pod with a network of its own, seen by its pause process.
-pub(super) fn net_dev(pod: &PodStatus) -> Option<String> {
-    let pause = pod.sandbox.as_ref()?.pause.pid;
-    if pod.record.config.namespaces.network == NamespaceMode::Node {
-        return None;
-    }
-    std::fs::read_to_string(format!("/proc/{pause}/net/dev")).ok()
 }
 
 fn network(pod: &PodStatus, timestamp: i64) -> Option<NetworkUsage> {

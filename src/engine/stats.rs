@@ -1,4 +1,4 @@
-//! Resource usage of pods and containers, read from their cgroups.
+//! Resource usage of pods and containers, read from their cgroups; what a pod received and sent, from its network namespace.
 
 use super::Engine;
 use super::pod::State;
@@ -6,6 +6,7 @@ use super::query::{ContainerStatus, PodStatus};
 use crate::cgroup::census::{self, Census};
 use crate::cgroup::stats::{self, Depth, Stats};
 use crate::error::{Error, Result};
+use crate::state::model::NamespaceMode;
 
 impl Engine {
     /// The usage of a running container. Of one that has a status already, so that a list of all costs what it reads and no more.
@@ -36,4 +37,27 @@ impl Engine {
     fn read_stats(&self, path: &str, depth: Depth) -> Result<Stats> {
         stats::read(&self.open_cgroup(path)?, depth)
     }
+}
+
+/// Columns of /proc/PID/net/dev, proc_pid_net(5): bytes, packets, errs and drop, received and then sent.
+pub const RECEIVED: [usize; 4] = [0, 1, 2, 3];
+pub const SENT: [usize; 4] = [8, 9, 10, 11];
+
+/// The interfaces of a network namespace but for its loopback, each with its columns.
+pub fn counters(text: &str) -> Vec<(&str, Vec<u64>)> {
+    let parse = |line| {
+        let (name, numbers) = str::split_once(line, ':')?;
+        let numbers = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        (name.trim() != "lo").then(|| (name.trim(), numbers))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+/// /proc/PID/net/dev of a pod with a network of its own, seen by its pause process.
+pub fn net_dev(pod: &PodStatus) -> Option<String> {
+    let pause = pod.sandbox.as_ref()?.pause.pid;
+    if pod.record.config.namespaces.network == NamespaceMode::Node {
+        return None;
+    }
+    std::fs::read_to_string(format!("/proc/{pause}/net/dev")).ok()
 }
