@@ -3,8 +3,10 @@
 
 mod fixtures;
 
+use fixtures::kubelet::{Kubelet, Start, Supervisor};
 use fixtures::machine::{GONE_WITHIN, Machine, Running, ask, json, pod, until};
 use fixtures::network::{self, get};
+use podwright::criapi::{PodSandboxStatusRequest, PortMapping, RunPodSandboxRequest, StatusRequest};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -112,6 +114,9 @@ fn a_page_is_fetched_by_address_and_host_port_from_the_host_and_from_another_pod
         (entry["network"].as_str(), &entry["hostPorts"]),
         (Some("bridge podwright0"), &serde_json::json!(["tcp 8080 to 80"]))
     );
+    let stats = json(&machine, &["stats", "one"]);
+    let traffic = stats["stats"].as_array().expect("readings").iter().map(|s| s["network"]["sentBytes"].as_u64());
+    assert!(matches!(traffic.collect::<Vec<_>>()[..], [Some(1..), None]), "of the pod alone: {stats}");
     let verified = ask(&machine, &["verify", "one"]);
     assert_eq!(verified.status.code(), Some(0), "{}", verified.stdout);
     one.end();
@@ -273,6 +278,140 @@ fn machine_is_clean_soon(machine: &Machine, point: &str) {
     assert_nothing_left(machine);
 }
 
+#[test]
+fn a_container_is_told_the_address_that_its_pod_has() {
+    let machine = Machine::with_bridge();
+    let told = machine.run(&pod("  restartPolicy: Never
+  containers:
+  - name: c
+    image: busybox
+    command: [sh, -c, 'echo is $(IP) $IPS; cat /etc/resolv.conf']
+    env:
+    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    - {name: IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}
+  dnsPolicy: None
+  dnsConfig: {nameservers: [10.1.1.1], searches: [example.org]}
+"));
+    assert!(told.status.success(), "{}", told.stderr);
+    assert!(told.stdout.contains("is 10.118.0.2 10.118.0.2,fd70:6f64:7772::2"), "{}", told.stdout);
+    assert!(told.stdout.contains("nameserver 10.1.1.1"), "{}", told.stdout);
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn a_table_that_somebody_flushes_is_whole_again_with_the_next_pod() {
+    let machine = std::sync::Arc::new(Machine::with_bridge());
+    let supervisor = Supervisor::new(&machine, []);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let kubelet = Kubelet::new(&machine, "kubelet");
+        let mut config = kubelet.sandbox("p");
+        config.port_mappings = vec![PortMapping { container_port: 80, host_port: 8080, ..PortMapping::default() }];
+        let run = kubelet.ask(|mut client| {
+            let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+            async move { client.run_pod_sandbox(request).await }
+        });
+        let pod = run.await.expect("run").pod_sandbox_id;
+        network::delete_table(BRIDGE);
+        let next = kubelet.run_pod("q").await;
+        assert_eq!((network::elements(BRIDGE, "ports4"), network::elements(BRIDGE, "ports6")), (1, 1));
+        for pod in [pod, next] {
+            kubelet.stop_pod(&pod).await;
+            kubelet.remove_pod(&pod).await;
+        }
+    });
+    assert!(supervisor.stop().iter().all(std::process::ExitStatus::success));
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn doctor_tries_the_bridge_and_names_what_is_in_its_way() {
+    let machine = Machine::with_bridge();
+    let found = || {
+        let report = json(&machine, &["doctor"]);
+        let checks = report["checks"].as_array().expect("checks").clone();
+        let network = checks.into_iter().filter(|check| check["area"] == "network");
+        let of = |check: Value| {
+            let text = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+            (text("check"), (text("verdict"), text("found"), text("remedy")))
+        };
+        network.map(of).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = found();
+    assert!(before.values().all(|(verdict, _, _)| verdict == "ok"), "{before:?}");
+    network::drop_forwarded();
+    let _neighbour = network::neighbour("10.118.7.1", "10.118.7.2");
+    let after = found();
+    let (verdict, what, remedy) = &after["host firewall"];
+    assert_eq!(verdict, "warn", "{after:?}");
+    assert!(what.contains("chain FORWARD of table ip filter"), "{what}");
+    assert!(remedy.contains("nft insert rule ip filter FORWARD iifname podwright0 accept"), "{remedy}");
+    let (verdict, what, _) = &after["addresses"];
+    assert!(verdict == "fail" && what.contains("10.118.7."), "{after:?}");
+    assert_nothing_left(&machine);
+}
+
+/// The life of a pod with host ports, with daemons that are started as `starts` says; whether the last one ended as it was told to.
+fn life(machine: &std::sync::Arc<Machine>, starts: Vec<Start>) -> bool {
+    let supervisor = Supervisor::new(machine, starts);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let kubelet = Kubelet::new(machine, "kubelet");
+        let mut config = kubelet.sandbox("p");
+        let port = |container_port, protocol| PortMapping {
+            container_port,
+            host_port: 8080,
+            protocol,
+            ..PortMapping::default()
+        };
+        config.port_mappings = vec![port(80, 0), port(53, 1)];
+        let run = kubelet.ask(|mut client| {
+            let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+            async move { client.run_pod_sandbox(request).await }
+        });
+        let pod = run.await.expect("run").pod_sandbox_id;
+        assert_eq!((leases(machine).len(), network::elements(BRIDGE, "ports4")), (1, 2));
+        kubelet.stop_pod(&pod).await;
+        kubelet.remove_pod(&pod).await;
+        assert_eq!((leases(machine).len(), network::elements(BRIDGE, "ports4")), (0, 0));
+    });
+    supervisor.stop().last().is_some_and(std::process::ExitStatus::success)
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_pods_network_is_followed_by_one_that_goes_on() {
+    let machine = std::sync::Arc::new(Machine::with_bridge());
+    let list = machine.dir("points").join("list");
+    assert!(life(&machine, vec![Start::with(&format!("list:{}", list.display()))]));
+    let text = fs::read_to_string(list).expect("points");
+    let points: BTreeSet<&str> = text.lines().filter(|point| point.starts_with("network.")).collect();
+    assert!(points.len() >= 12, "{points:?}");
+    let points = std::sync::Mutex::new(points.into_iter().collect::<Vec<_>>());
+    let next = || points.lock().expect("no panic").pop();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let machine = std::sync::Arc::new(Machine::with_bridge());
+                while let Some(point) = next() {
+                    killed_at(&machine, point);
+                }
+            });
+        }
+    });
+}
+
+fn killed_at(machine: &std::sync::Arc<Machine>, point: &str) {
+    eprintln!("{point}");
+    if !life(machine, vec![Start::with(&format!("kill:{point}"))]) {
+        // Killed on its way out: the next one takes away what it was about to.
+        let supervisor = Supervisor::new(machine, []);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async { Kubelet::new(machine, "kubelet").pods().await }); // it serves
+        assert!(supervisor.stop().iter().all(std::process::ExitStatus::success), "{point}");
+    }
+    assert_nothing_left(machine);
+}
+
 /// How many pods come and go; `PODWRIGHT_NETWORK_PODS` for more.
 fn many() -> usize {
     std::env::var("PODWRIGHT_NETWORK_PODS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
@@ -281,10 +420,10 @@ fn many() -> usize {
 #[test]
 fn many_pods_up_and_down_leave_leases_links_elements_and_namespaces_as_before() {
     let machine = std::sync::Arc::new(Machine::with_bridge());
-    let supervisor = fixtures::kubelet::Supervisor::new(&machine, []);
+    let supervisor = Supervisor::new(&machine, []);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
-        let kubelet = fixtures::kubelet::Kubelet::new(&machine, "kubelet");
+        let kubelet = Kubelet::new(&machine, "kubelet");
         let keeper = kubelet.run_pod("keeper").await;
         let before = (leases(&machine), network::links(), network::elements(BRIDGE, "ports4"));
         let mut seen = BTreeSet::new();
@@ -312,27 +451,24 @@ fn many_pods_up_and_down_leave_leases_links_elements_and_namespaces_as_before() 
 #[test]
 fn a_daemon_says_that_the_network_is_ready_and_takes_away_what_dead_pods_have_left() {
     let machine = std::sync::Arc::new(Machine::with_bridge());
-    let supervisor = fixtures::kubelet::Supervisor::new(&machine, []);
+    let supervisor = Supervisor::new(&machine, []);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let conditions = |kubelet: &fixtures::kubelet::Kubelet| {
-        let status = kubelet
-            .ask(|mut client| async move { client.status(podwright::criapi::StatusRequest { verbose: false }).await });
+    let conditions = |kubelet: &Kubelet| {
+        let status = kubelet.ask(|mut client| async move { client.status(StatusRequest { verbose: false }).await });
         let conditions = runtime.block_on(status).expect("status").status.expect("conditions").conditions;
         conditions.into_iter().find(|c| c.r#type == "NetworkReady").expect("there")
     };
-    let kubelet = runtime.block_on(async { fixtures::kubelet::Kubelet::new(&machine, "kubelet") });
+    let kubelet = runtime.block_on(async { Kubelet::new(&machine, "kubelet") });
     assert!(conditions(&kubelet).status, "{:?}", conditions(&kubelet));
     let mut config = kubelet.sandbox("p");
-    config.port_mappings =
-        vec![podwright::criapi::PortMapping { container_port: 80, host_port: 8080, ..Default::default() }];
+    config.port_mappings = vec![PortMapping { container_port: 80, host_port: 8080, ..PortMapping::default() }];
     let run = kubelet.ask(|mut client| {
-        let request =
-            podwright::criapi::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         async move { client.run_pod_sandbox(request).await }
     });
     let pod = runtime.block_on(run).expect("run").pod_sandbox_id;
     let status = kubelet.ask(|mut client| {
-        let request = podwright::criapi::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
         async move { client.pod_sandbox_status(request).await }
     });
     let ips = runtime.block_on(status).expect("status").status.expect("there").network.expect("a network");
@@ -355,7 +491,7 @@ fn a_daemon_says_that_the_network_is_ready_and_takes_away_what_dead_pods_have_le
         (1, 1),
         "a lease is on the disk, and stays"
     );
-    let supervisor = fixtures::kubelet::Supervisor::new(&machine, []);
+    let supervisor = Supervisor::new(&machine, []);
     assert!(conditions(&kubelet).status);
     assert_eq!(leases(&machine).len(), 0);
     assert!(!network::has_table(BRIDGE) && !network::links().contains(&BRIDGE.to_owned()), "nobody needs it any more");

@@ -4,7 +4,7 @@
 //! containers, whose environment may hold them. Everything else of the two is equal.
 
 use super::etc;
-use super::expand::{Environment, Facts, Scope};
+use super::expand::{Environment, Facts, NO_ADDRESS_YET, Scope};
 use super::fnv::Fnv;
 use super::manifest::Manifest;
 use super::pod::{Container, MessagePolicy, Pod, PullPolicy, RecursiveReadOnly, RestartPolicy, Seccomp};
@@ -78,6 +78,37 @@ pub struct PodPlan {
     pub restart_policy: RestartPolicy,
     pub termination_grace_seconds: u32,
     pub active_deadline_seconds: Option<u32>,
+    /// What its containers are made from anew when its address is known; `None` when they do not ask for it.
+    pub unaddressed: Option<Box<Unaddressed>>,
+}
+
+/// What a plan was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unaddressed {
+    pub manifest: Manifest,
+    pub index: usize,
+    pub facts: NodeFacts,
+}
+
+impl PodPlan {
+    /// Whether something in a container is the pod's address, which is not known yet.
+    pub fn asks_for_address(&self) -> bool {
+        let asks = |text: &String| text.contains(NO_ADDRESS_YET);
+        self.containers.iter().any(|c| {
+            c.config.command.iter().chain(&c.config.args).any(asks) || c.config.env.iter().any(|(_, value)| asks(value))
+        })
+    }
+
+    /// The same with its address; only the containers differ.
+    ///
+    /// # Errors
+    /// As [`plan`], of what is too long with it.
+    pub fn addressed(&self, ips: Vec<String>) -> Result<PodPlan, ManifestErrors> {
+        let Some(from) = &self.unaddressed else { return Ok(self.clone()) };
+        let facts = NodeFacts { pod_ips: Some(ips), ..from.facts.clone() };
+        let PodPlan { containers, .. } = plan(&from.manifest, from.index, &facts)?;
+        Ok(PodPlan { containers, unaddressed: None, ..self.clone() })
+    }
 }
 
 /// How a container lives.
@@ -185,6 +216,7 @@ pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodP
         active_deadline_seconds: pod.spec.active_deadline_seconds,
         containers,
         volumes,
+        unaddressed: None,
     })
 }
 

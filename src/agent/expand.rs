@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// Bytes of one expanded text: more does not fit into a process (execve(2), MAX_ARG_STRLEN).
 const MAX_EXPANDED: usize = 128 << 10;
 
+/// What stands for a pod's address until it has one. No name or number can be it.
+pub const NO_ADDRESS_YET: &str = "<the pod's address>";
+
 /// What is known only when the pod starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -158,11 +161,11 @@ impl Scope<'_> {
         let metadata = &self.pod.metadata;
         let pod_ips = || match &self.facts.pod_ips {
             _ if self.pod.spec.host_network => Ok(self.facts.host_ips.clone()),
-            None => Ok(vec!["<the pod's address>".to_owned()]),
+            None => Ok(vec![NO_ADDRESS_YET.to_owned()]),
             Some(ips) if ips.is_empty() => Err(self.wrong(
                 spot,
-                "the pod has no address: this podwright gives a pod's own network only loopback",
-                "use hostNetwork: true, or a literal value",
+                "the pod has no address: network.mode is none",
+                "use hostNetwork: true, or network.mode bridge",
             )),
             Some(ips) => Ok(ips.clone()),
         };

@@ -1,7 +1,7 @@
 //! Runs the pods of manifests side by side, each by a [`runner`]: the same for `run` in its own process and for the daemon that does it
 //! for one. Who watches and who asks them to end is the caller's.
 
-use super::convert::{self, PodPlan};
+use super::convert::{self, PodPlan, Unaddressed};
 use super::manifest::Manifest;
 use super::node;
 use super::runner::{self, Ask, Observer, Outcome};
@@ -35,12 +35,16 @@ pub fn plan(engine: &Engine, manifests: &[Manifest], manner: &Manner) -> Result<
         for (index, pod) in manifest.pods.iter().enumerate() {
             let id = PodId::random();
             let salt = format!("{}/{index}", manner.salt);
-            let mut facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network)?;
+            let network = engine.network().kind().is_some();
+            let mut facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network, network)?;
             if manner.log_root.is_some() {
                 facts.log_root.clone_from(&manner.log_root);
             }
             let mut plan = convert::plan(manifest, index, &facts)?;
             plan.config.foreground = manner.foreground;
+            if plan.asks_for_address() {
+                plan.unaddressed = Some(Box::new(Unaddressed { manifest: manifest.clone(), index, facts }));
+            }
             check_images(engine, &plan)?;
             plans.push((id, plan));
         }

@@ -3,26 +3,30 @@
 use super::convert::NodeFacts;
 use super::resources::NodeResources;
 use crate::cgroup::compare;
+use crate::engine::host_resolv_conf;
 use crate::error::{Context, Result};
 use crate::id::PodId;
 use crate::state::paths::Paths;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
-/// The facts for one pod of a manifest. `salt` makes derived uids differ.
+/// The facts for one pod of a manifest. `salt` makes derived uids differ; `network`: a pod that is not on the host's gets addresses, when it
+/// is made.
 ///
 /// # Errors
 /// `Internal` when /proc cannot be read.
-pub fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool) -> Result<NodeFacts> {
+pub fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool, network: bool) -> Result<NodeFacts> {
     let host_ips: Vec<String> = host_ips().iter().map(IpAddr::to_string).collect();
     Ok(NodeFacts {
         node_name: name()?,
         uid_salt: salt.to_owned(),
-        // A pod on its own network has only its loopback in this version.
-        pod_ips: Some(if host_network { host_ips.clone() } else { Vec::new() }),
+        pod_ips: match host_network {
+            true => Some(host_ips.clone()),
+            false => (!network).then(Vec::new),
+        },
         host_ips,
         resources: resources()?,
-        resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), // a host without one has no servers
+        resolv_conf: host_resolv_conf(host_network),
         masked_paths: thermal_paths(),
         log_root: Some(paths.logs(pod)),
         pod_dir: paths.pod_data(pod),

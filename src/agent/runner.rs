@@ -92,23 +92,39 @@ pub async fn run(
     ask: watch::Receiver<Ask>,
 ) -> Result<Outcome> {
     engine.run_pod_as(id.clone(), plan.config.clone()).await?;
-    let prepared = {
-        let volumes = plan.volumes.clone();
-        crate::engine::blocking(move || volumes.iter().try_for_each(volume_files::prepare)).await
-    };
-    let outcome = match prepared {
-        Ok(()) => {
-            observer.ready(&id);
-            live(engine, &id, plan, observer, ask).await
-        }
-        Err(e) => Err(e),
-    };
+    let outcome = lead(engine, &id, plan, observer, ask).await;
     let removed = engine.remove_pod(&id).await;
     match (outcome, removed) {
         (Ok(outcome), Ok(())) => Ok(outcome),
         (Err(e), Ok(())) | (Ok(_), Err(e)) => Err(e),
         (Err(e), Err(left)) => Err(Error::new(e.kind(), format!("{e} (and then: {left})"))),
     }
+}
+
+/// What `run` does with a pod whose sandbox is there.
+async fn lead(
+    engine: &Engine,
+    id: &PodId,
+    plan: &PodPlan,
+    observer: Arc<dyn Observer>,
+    ask: watch::Receiver<Ask>,
+) -> Result<Outcome> {
+    let addressed = addressed(engine, id, plan)?;
+    let plan = addressed.as_ref().unwrap_or(plan);
+    let volumes = plan.volumes.clone();
+    crate::engine::blocking(move || volumes.iter().try_for_each(volume_files::prepare)).await?;
+    observer.ready(id);
+    live(engine, id, plan, observer, ask).await
+}
+
+/// The plan with the address that the pod has by now; `None` when it does not ask for it.
+fn addressed(engine: &Engine, id: &PodId, plan: &PodPlan) -> Result<Option<PodPlan>> {
+    if plan.unaddressed.is_none() {
+        return Ok(None);
+    }
+    let network = engine.pod_status(id)?.network;
+    let ips = network.iter().flat_map(|network| &network.ips).map(ToString::to_string);
+    Ok(Some(plan.addressed(ips.collect())?))
 }
 
 async fn live(

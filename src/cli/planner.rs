@@ -11,6 +11,7 @@ use crate::agent::pod::Pod;
 use crate::agent::problem::ManifestErrors;
 use crate::agent::volume::{Content, VolumePlan};
 use crate::cgroup::{CgroupPath, Hierarchy, limits};
+use crate::config::network::NetworkMode;
 use crate::engine::{self, Options, oci, signal};
 use crate::error::Result;
 use crate::id::{ContainerId, InstanceId, PodId};
@@ -129,7 +130,8 @@ impl Planner {
         let id: PodId = "0".repeat(64).parse()?;
         let mut views = Vec::new();
         for (index, pod) in manifest.pods.iter().enumerate() {
-            let facts = crate::agent::node::facts(&self.paths, &id, "", pod.spec.host_network)?;
+            let network = self.options.network.mode != NetworkMode::None;
+            let facts = crate::agent::node::facts(&self.paths, &id, "", pod.spec.host_network, network)?;
             match convert::plan(manifest, index, &facts) {
                 Ok(plan) => views.push(self.pod(pod, &id, &plan)?),
                 Err(errors) => return Ok(Err(errors)),

@@ -56,6 +56,31 @@ pub fn resolv_conf(dns: &Dns) -> Result<String> {
     Ok(text)
 }
 
+/// The host's resolv.conf for a pod with a network of its own. What listens on the host's loopback (127.0.0.53 of systemd-resolved, dnsmasq) is
+/// out of a pod's reach: of such a file `resolved` is taken, systemd-resolved's with its own servers, as kubeadm has a kubelet do; and where
+/// there is none, what is left without those servers.
+pub fn host_resolv_conf(host: &str, resolved: Option<&str>) -> String {
+    let loopback = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("nameserver")
+            && words.next().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip.is_loopback())
+    };
+    if !host.lines().any(loopback) {
+        return host.to_owned();
+    }
+    let reachable = |text: &&str| {
+        text.lines().any(|line| line.trim_start().starts_with("nameserver")) && !text.lines().any(loopback)
+    };
+    match resolved.filter(reachable) {
+        Some(text) => text.to_owned(),
+        None => {
+            let left = host.lines().filter(|line| !loopback(line));
+            let why = "# A name server on the host's loopback is left out: pods cannot reach it (see dnsConfig).";
+            std::iter::once(why).chain(left).map(|line| format!("{line}\n")).collect()
+        }
+    }
+}
+
 fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{words}"); // a String takes everything
 }
@@ -128,6 +153,19 @@ mod tests {
         };
         assert!(hosts(&alias("1.2.3.4", "a b"), &[], None).is_err());
         assert!(hosts(&alias("x", "a"), &[], None).is_err());
+    }
+
+    #[test]
+    fn a_name_server_on_the_hosts_loopback_is_none_of_a_pods() {
+        let plain = "nameserver 10.0.0.1\nsearch a\n";
+        assert_eq!(host_resolv_conf(plain, Some("nameserver 1.1.1.1\n")), plain);
+        let stub = "nameserver 127.0.0.53\noptions edns0\nsearch a\n";
+        assert_eq!(host_resolv_conf(stub, Some(plain)), plain);
+        for resolved in [None, Some(stub), Some("")] {
+            let text = host_resolv_conf(stub, resolved);
+            assert!(text.ends_with("\noptions edns0\nsearch a\n") && !text.contains("127."), "{text}");
+        }
+        assert!(!host_resolv_conf("nameserver ::1\nnameserver 10.0.0.1\n", None).contains("::1"));
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod update;
 pub mod verify;
 
 pub use create_container::host_facts;
+pub use network::host_resolv_conf;
 pub use run_pod::check as check_pod;
 pub use start_container::user_choice;
 

@@ -5,8 +5,8 @@ use super::undo::Undo;
 use super::{Engine, etc};
 use crate::error::{Context, Error, Result};
 use crate::fault;
-use crate::network::{Bandwidth, Netns, Request, host_ports};
-use crate::state::model::NamespaceMode;
+use crate::network::{Attachment, Bandwidth, Netns, Request, host_ports};
+use crate::state::model::{NamespaceMode, PodConfig};
 use crate::state::record::{Durability, Process, write_bytes};
 use crate::sys::start_time;
 use std::fs::File;
@@ -14,10 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 impl Engine {
+    /// Whether a pod is to be connected to something.
+    pub(super) fn has_network(&self, config: &PodConfig) -> bool {
+        config.namespaces.network != NamespaceMode::Node && self.network().kind().is_some()
+    }
+
     /// Connects a pod whose pause is there.
     pub(super) async fn attach_network(&self, pod: &Arc<Pod>, undo: &mut Undo) -> Result<()> {
         let config = &pod.record.config;
-        if config.namespaces.network == NamespaceMode::Node || self.network().kind().is_none() {
+        if !pod.record.networked {
             return Ok(());
         }
         let pause = pod.facts().sandbox.as_ref().map(|sandbox| sandbox.pause);
@@ -41,11 +46,35 @@ impl Engine {
         undo.push(move || async move { engine.detach_network(&attached).await });
         let Some(attachment) = self.network().attach(request).await? else { return Ok(()) };
         fault::point("engine.run_pod.network");
-        let hosts = etc::hosts(config, &attachment.ips, None)?;
-        write_bytes(&self.paths().etc(pod.id(), "hosts"), hosts.as_bytes(), 0o644, Durability::Boot)?;
+        self.name_addresses(pod, &attachment)?;
         pod.note("engine: network attached");
         pod.change(|facts| facts.network = Some(Arc::new(attachment)));
         Ok(())
+    }
+
+    /// Writes the pod's addresses into its /etc/hosts, in place of the file that was there before it had any.
+    fn name_addresses(&self, pod: &Pod, attachment: &Attachment) -> Result<()> {
+        let hosts = etc::hosts(&pod.record.config, &attachment.ips, None)?;
+        write_bytes(&self.paths().etc(pod.id(), "hosts"), hosts.as_bytes(), 0o644, Durability::Boot)
+    }
+
+    /// Whether a pod that was found has what it was to be connected to. One that has not was told to nobody: it is as good as not there.
+    pub(super) fn is_connected(&self, pod: &Pod) -> bool {
+        let (stopped, empty, network) = {
+            let facts = pod.facts();
+            (facts.stopped, facts.containers.is_empty(), facts.network.clone())
+        };
+        if stopped || !pod.record.networked {
+            return true;
+        }
+        // Its engine may have been killed before it had named them; a container may have changed the file since.
+        if let (true, Some(attachment)) = (empty, network)
+            && let Err(e) = self.name_addresses(pod, &attachment)
+        {
+            tracing::warn!("pod {}: {e}", pod.id().short());
+        }
+        // A record that cannot be read is one.
+        self.paths().attachment_record(pod.id()).exists()
     }
 
     /// Disconnects a pod, however far it was connected. Its containers have ended.
@@ -59,6 +88,13 @@ impl Engine {
         let netns = pause.and_then(|pause| open_netns(pause).ok().flatten());
         self.network().detach(pod.id(), netns).await
     }
+}
+
+/// The resolv.conf of this host, for a pod on the host's network or with one of its own. A host without one has no servers.
+pub fn host_resolv_conf(on_host: bool) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let host = read("/etc/resolv.conf").unwrap_or_default();
+    if on_host { host } else { etc::host_resolv_conf(&host, read("/run/systemd/resolve/resolv.conf").as_deref()) }
 }
 
 /// The network namespace of a pause process; `None` when it has ended.

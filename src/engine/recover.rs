@@ -105,7 +105,7 @@ impl Engine {
             let facts = pod.facts();
             facts.sandbox.is_some() || facts.unreadable || facts.damaged.is_some() || facts.foreign.is_some()
         };
-        let finished = begun && pod.record.boot_id == self.0.boot_id;
+        let finished = begun && pod.record.boot_id == self.0.boot_id && self.is_connected(pod);
         if finished { self.remove_unfinished_containers(pod) } else { self.remove_pod(pod.id()).await }
     }
 

@@ -4,6 +4,7 @@
 //! names: so whoever finds the pieces after a kill -9, the shim itself or the next `podwright`, finds all of them.
 
 use super::events::{Event, EventKind};
+use super::network::host_resolv_conf;
 use super::pod::{Pod, listen};
 use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
@@ -162,12 +163,14 @@ impl Engine {
         self.claim()?;
         fault::point("engine.run_pod.claimed");
         let flight = self.make_directory(&id, &config, undo)?;
+        let networked = self.has_network(&config);
         let record = PodRecord {
             id: id.clone(),
             config,
             created_at_ns: self.now_ns(),
             boot_id: self.0.boot_id.clone(),
             cgroup,
+            networked,
             shim: shim_process,
         };
         record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
@@ -240,7 +243,7 @@ impl Engine {
         let hostname = if config.hostname.is_empty() { &self.0.options.node_name } else { &config.hostname };
         let resolv = match &config.dns {
             Some(dns) => etc::resolv_conf(dns)?,
-            None => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            None => host_resolv_conf(host),
         };
         for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)] {
             // In place: nobody reads them before the pod is there.

@@ -157,6 +157,9 @@ pub struct PodRecord {
     pub boot_id: String,
     /// The pod's cgroup, absolute in the v2 hierarchy.
     pub cgroup: String,
+    /// It is to be connected to a network, and not there before it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub networked: bool,
     /// The shim it was born with; [`ShimRecord`] has the one that took over, if any did.
     pub shim: Process,
 }

@@ -19,10 +19,12 @@ mod nft;
 mod sysctl;
 mod table;
 
-pub use look::{Blocker, Look, look};
+pub use look::{Blocker, attempt, blockers, check_ranges};
 
 use super::netlink::{ENOENT, Socket};
-use super::{Attachment, HostPort, INTERFACE, Kind, Netns, NetworkRecord, Plan as Begun, Protocol, Request, Status};
+use super::{
+    Attachment, Bandwidth, HostPort, INTERFACE, Kind, Netns, NetworkRecord, Plan as Begun, Protocol, Request, Status,
+};
 use crate::config::network::{NetworkSettings, Subnet};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::fault;
@@ -137,7 +139,7 @@ impl Bridge {
             let mut sockets = inner.sockets()?;
             match link::get(&mut sockets.route, &inner.settings.bridge)? {
                 Some(link) => inner.check_owner(&link),
-                None => inner.check_routes(&mut sockets.route),
+                None => look::check_routes(&mut sockets.route, &inner.settings.bridge, &inner.subnets(has_ipv6())),
             }
         });
         match looked.await {
@@ -151,9 +153,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this kernel has IPv6, and did not switch it off.
+/// Whether this kernel has IPv6, and gives it to interfaces that are to be made.
 fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
+    let on =
+        |which: &str| std::fs::read(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6")).is_ok_and(|b| b == b"0\n");
+    on("all") && on("default")
+}
+
+/// Those of the families that this kernel has.
+fn subnets(settings: &NetworkSettings, v6: bool) -> Vec<Subnet> {
+    let all = [settings.subnet4, settings.subnet6].into_iter().flatten();
+    all.filter(|subnet| v6 || subnet.address.is_ipv4()).collect()
 }
 
 impl Inner {
@@ -169,13 +179,16 @@ impl Inner {
         Leases::new(self.paths.network(bridge), self.boot_id.clone())
     }
 
-    /// Those of the families that this kernel has.
     fn subnets(&self, v6: bool) -> Vec<Subnet> {
-        let all = [self.settings.subnet4, self.settings.subnet6].into_iter().flatten();
-        all.filter(|subnet| v6 || subnet.address.is_ipv4()).collect()
+        subnets(&self.settings, v6)
     }
 
     fn attach(&self, request: &Request) -> Result<Attachment> {
+        if request.bandwidth != Bandwidth::default() {
+            return Err(Error::unsupported(
+                "the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth need the bandwidth plugin of CNI: the built-in bridge has no such limit",
+            ));
+        }
         let leases = self.leases(&self.settings.bridge);
         let (plan, mut bridge) = self.begin(request, &leases)?;
         let mut inside = enter(&request.netns)?;
@@ -323,7 +336,7 @@ impl Inner {
         match link::get(&mut sockets.route, name)? {
             Some(link) => self.check_owner(&link)?,
             None => {
-                self.check_routes(&mut sockets.route)?;
+                look::check_routes(&mut sockets.route, name, &self.subnets(sockets.v6))?;
                 let mtu = match self.settings.mtu {
                     Some(mtu) => mtu,
                     None => look::default_mtu(&mut sockets.route)?,
@@ -392,27 +405,6 @@ impl Inner {
             ))),
             _ => Ok(()),
         }
-    }
-
-    /// Refuses subnets that the host has a way to already.
-    fn check_routes(&self, socket: &mut Socket) -> Result<()> {
-        for subnet in self.subnets(has_ipv6()) {
-            let routes = link::routes(socket, subnet.address.is_ipv6())?;
-            let Some((to, route)) =
-                routes.iter().filter_map(|r| Some((r.to?, r))).find(|(to, _)| to.overlaps(&subnet) && to.prefix != 0)
-            else {
-                continue;
-            };
-            let links = link::list(socket)?;
-            let by = links.iter().find(|link| link.index == route.index).map(|link| link.name.as_str());
-            let what = if route.local { "address" } else { "route" };
-            return Err(Error::precondition(format!(
-                "pods cannot have {subnet}: the host has the {what} {to} by {}; set network.subnet{} to a range that the host does not use",
-                by.unwrap_or("several interfaces"),
-                if subnet.address.is_ipv4() { 4 } else { 6 },
-            )));
-        }
-        Ok(())
     }
 
     /// `alive`: the pod's namespace is there, and ends next. Then the kernel removes the interfaces with it, many pods' together; to do it here

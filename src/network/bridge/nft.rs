@@ -9,7 +9,10 @@ use crate::network::netlink::{Attributes, CREATE, DUMP, EEXIST, ENOENT, Message,
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFPROTO_INET: u8 = 1; // linux/netfilter.h
+// linux/netfilter.h.
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 // linux/netfilter/nf_tables.h.
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_GETTABLE: u16 = 1;
@@ -17,6 +20,7 @@ const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_NEWSETELEM: u16 = 12;
@@ -280,11 +284,36 @@ pub(super) fn keys(socket: &mut Socket, table: &str, map: &Map) -> Result<Vec<Ve
 /// A base chain of any table of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BaseChain {
-    /// `inet filter`.
-    pub table: String,
+    /// NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6.
+    family: u8,
+    table: String,
     pub name: String,
     pub hook: u32,
     pub drops: bool,
+}
+
+impl BaseChain {
+    /// As nft(8) names it: `inet filter`.
+    pub(super) fn table(&self) -> String {
+        let family = match self.family {
+            NFPROTO_INET => "inet",
+            NFPROTO_IPV6 => "ip6",
+            _ => "ip",
+        };
+        format!("{family} {}", self.table)
+    }
+}
+
+/// Whether a rule of a chain has that name of an interface in it.
+pub(super) fn names(socket: &mut Socket, chain: &BaseChain, interface: &str) -> Result<bool> {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE;
+    let ask = Message::new(kind, DUMP, format!("list chain {} of table {}", chain.name, chain.table()))
+        .raw(&[chain.family, 0, 0, 0])
+        .text(NFTA_RULE_TABLE, &chain.table)
+        .text(NFTA_RULE_CHAIN, &chain.name);
+    let answers = socket.ask(ask)?.map_err(Error::from)?;
+    let name = interface.as_bytes();
+    Ok(answers.iter().any(|answer| answer.body.windows(name.len()).any(|bytes| bytes == name)))
 }
 
 /// The base chains that are there.
@@ -298,14 +327,13 @@ pub(super) fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
         let number = |bytes: &[u8]| bytes.first_chunk().map(|word| u32::from_be_bytes(*word));
         let hook = number(attributes.inside(NFTA_CHAIN_HOOK).get(NFTA_HOOK_HOOKNUM)?)?;
         let text = |kind| attributes.get(kind).map(as_text).unwrap_or_default();
-        let family = match header[0] {
-            NFPROTO_INET => "inet",
-            2 => "ip",
-            10 => "ip6",
-            _ => return None,
-        };
+        let family = header[0];
+        if !matches!(family, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6) {
+            return None;
+        }
         Some(BaseChain {
-            table: format!("{family} {}", text(NFTA_CHAIN_TABLE)),
+            family,
+            table: text(NFTA_CHAIN_TABLE),
             name: text(NFTA_CHAIN_NAME),
             hook,
             drops: attributes.get(NFTA_CHAIN_POLICY).and_then(number) == Some(0),
