@@ -1,11 +1,12 @@
 //! `podwright doctor`: what of this host is in the way, why it matters, and the remedy. One file an area:
-//! `kernel` (features, tried), `cgroups`, `privileges`, `storage` and `host` (limits, clock, security modules).
+//! `kernel` (features, tried), `cgroups`, `privileges`, `storage`, `network` and `host` (limits, clock, security modules).
 //!
 //! A check never changes the host. It never judges by a version number either: what works, works.
 
 mod cgroups;
 mod host;
 mod kernel;
+mod network;
 mod privileges;
 mod records;
 mod storage;
@@ -92,6 +93,7 @@ pub(super) fn run(args: &DoctorArgs, session: &Session) -> Result<u8> {
     checks.extend(kernel::check());
     checks.extend(cgroups::check(&settings));
     checks.extend(storage::check(&settings));
+    checks.extend(network::check(&settings));
     checks.extend(records::check(&settings));
     checks.extend(host::check());
     let count = |verdict| checks.iter().filter(|finding| finding.verdict == verdict).count();
