@@ -6,6 +6,7 @@ mod evil_tar;
 
 use evil_tar::{Image as Made, Layer, Tar, archive, docker, gzip, layout, sha256, write_dir, zstd};
 use podwright::error::Kind;
+use podwright::image::export::save;
 use podwright::image::gc::{InUse, Prune};
 use podwright::image::import::{Imported, Request, import};
 use podwright::image::oci::Platform;
@@ -13,8 +14,11 @@ use podwright::image::store::Store;
 use podwright::image::store::session::Silent;
 use podwright::image::unpack::spawn::Program;
 use podwright::state::paths::Paths;
+use podwright::sys::fgetxattr;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -911,4 +915,93 @@ fn a_worker_that_makes_a_call_it_has_no_use_for_is_killed() {
         let ended = child.output().unwrap();
         assert_eq!((ended.status.signal(), ended.status.success()), (signal, signal.is_none()), "{call}: {ended:?}");
     }
+}
+
+/// Mode, owner, group, device and links, time, and what is in it.
+type Known = (u32, u32, u32, u64, i64, Vec<u8>);
+
+/// All that is in a layer's directory.
+fn everything(dir: &Path) -> BTreeMap<PathBuf, Known> {
+    let mut all = BTreeMap::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(path) = todo.pop() {
+        let about = std::fs::symlink_metadata(&path).unwrap();
+        let mut bytes = match about.file_type() {
+            kind if kind.is_file() => std::fs::read(&path).unwrap(),
+            kind if kind.is_symlink() => std::fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+            _ => Vec::new(),
+        };
+        if about.is_dir() || about.is_file() {
+            let file = std::fs::File::open(&path).unwrap();
+            for name in ["trusted.overlay.opaque", "security.capability", "user.x"] {
+                bytes.extend(fgetxattr(file.as_fd(), OsStr::new(name)).unwrap().unwrap_or_default());
+            }
+        }
+        if about.is_dir() {
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let links = if about.is_file() { about.nlink() } else { 0 };
+        // Directories of no entry have the time of the import, and so have whiteouts.
+        let timeless = about.is_dir() || about.rdev() == 0 && about.file_type().is_char_device();
+        let time = if timeless { 0 } else { about.mtime() };
+        let known = (about.mode(), about.uid(), about.gid(), about.rdev() << 8 | links, time, bytes);
+        all.insert(path.strip_prefix(dir).unwrap().to_owned(), known);
+    }
+    all
+}
+
+#[test]
+fn what_is_saved_is_imported_as_it_was_and_the_same_bytes_come_of_it_again() {
+    let long = format!("long/{}/{}", "d".repeat(120), "\u{e9}".repeat(60));
+    let capability = String::from_utf8(vec![1, 0, 0, 2, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let lower = Tar::new()
+        .dir("bin", 0o1777)
+        .pax("SCHILY.xattr.security.capability", &capability)
+        .file_mode("bin/sh", 0o4755, b"#!")
+        .hard_link("bin/bash", "bin/sh")
+        .pax("linkpath", &"x/".repeat(80))
+        .symlink("link", "x")
+        .fifo("fifo")
+        .device("null", b'3', 1, 3)
+        .pax("SCHILY.xattr.user.x", "y")
+        .pax("mtime", "1700000000.5")
+        .owner(3_000_000, 33)
+        .pax("path", &long)
+        .file("long", &[7; 1000])
+        .dir("gone", 0o755)
+        .file("gone/x", b"1")
+        .file("a", b"1");
+    let upper = Tar::new().file(".wh.a", b"").dir("gone", 0o700).file("gone/.wh..wh..opq", b"").file("gone/y", b"2");
+    let place = Place::new();
+    let made = Made::new("t.example/a:1", &[Layer::gzip(&lower), Layer::zstd(&upper)]);
+    place.import(&place.put(&layout(&[made]))).unwrap();
+    let mut archive = Vec::new();
+    let saved = save(&place.store, &["t.example/a:1".to_owned()], &mut archive).unwrap();
+    assert_eq!(saved[0].names, ["t.example/a:1"]);
+
+    let other = Place::new();
+    let imported = other.import(&other.put_file(&archive)).unwrap();
+    assert_eq!(imported[0].id, saved[0].saved_id);
+    let (ours, theirs) = (place.store.lookup("t.example/a:1").unwrap(), other.store.lookup("t.example/a:1").unwrap());
+    assert_eq!(ours.config, theirs.config);
+    assert_eq!(ours.layers.len(), 2);
+    for (ours, theirs) in ours.layers.iter().zip(&theirs.layers) {
+        let (ours, theirs) = (everything(ours), everything(theirs));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+        ours.iter().for_each(|(path, known)| assert_eq!(theirs.get(path), Some(known), "{path:?}"));
+    }
+    // From then on it is the same image.
+    let mut again = Vec::new();
+    let saved_again = save(&other.store, &[theirs.id.to_string()], &mut again).unwrap();
+    assert_eq!((&saved_again[0].saved_id, saved_again[0].names.len()), (&theirs.id, 1));
+    assert_eq!(again, archive);
+    // As docker load reads it.
+    let mut files = tar::Archive::new(archive.as_slice());
+    let names: Vec<String> =
+        files.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+    assert_eq!(names[..3], ["oci-layout", "index.json", "manifest.json"]);
+    assert_eq!(names.len(), 3 + 2 + 2, "layers, config, manifest: {names:?}");
+    let before = place.snapshot();
+    let e = save(&place.store, &["absent".to_owned()], &mut Vec::new()).unwrap_err();
+    assert_eq!((e.kind(), place.snapshot()), (Kind::NotFound, before));
 }

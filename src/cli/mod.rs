@@ -36,6 +36,7 @@ mod remote;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod stats;
 mod status;
 mod stop;
@@ -132,6 +133,7 @@ enum Command {
     Images(images::ImagesArgs),
     Pull(pull::PullArgs),
     Import(import::ImportArgs),
+    Save(save::SaveArgs),
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
     Rmi(rmi::RmiArgs),
@@ -211,6 +213,7 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
         Command::Images(args) => images::run(&args, session),
         Command::Pull(args) => pull::run(&args, session),
         Command::Import(args) => import::run(&args, session),
+        Command::Save(args) => save::run(&args, session),
         Command::Login(args) => login::run(&args, session),
         Command::Logout(args) => login::logout(&args, session),
         Command::Rmi(args) => rmi::run(&args, session),

@@ -9,6 +9,7 @@
 //! * [`archive`]   blobs of a directory or an archive, by name
 //! * [`found`]     from documents to images, wherever they are
 //! * [`import`]    `podwright import`
+//! * [`export`]    `podwright save`; [`layer_tar`] a layer's files as a tar stream
 //! * [`registry`]  registries, mirrors, credentials: bytes from the network
 //! * [`pull`]      from a registry into the store, in one pass
 //!
@@ -24,5 +25,7 @@ pub mod gc;
 pub mod archive;
 pub mod found;
 pub mod import;
+pub mod layer_tar;
+pub mod export;
 pub mod registry;
 pub mod pull;

@@ -30,6 +30,11 @@ pub fn device(path: &Path) -> io::Result<Option<Device>> {
     Ok(Some(Device { kind, major, minor, mode: meta.mode() & 0o7777 }))
 }
 
+/// Major and minor number of an `st_rdev`, makedev(3).
+pub fn device_numbers(rdev: u64) -> (u32, u32) {
+    (rustix::fs::major(rdev), rustix::fs::minor(rdev))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,7 +47,7 @@ pub mod wait;
 mod xattr;
 
 pub use bpf::{BpfInsn, attach_device_program, detach_device_program, load_device_program};
-pub use device::{Device, device};
+pub use device::{Device, device, device_numbers};
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
 pub use inherit::inherit_fd;
@@ -60,4 +60,4 @@ pub use seccomp::{
     SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,
     install as install_seccomp,
 };
-pub use xattr::{fgetxattr, fsetxattr};
+pub use xattr::{fgetxattr, flistxattr, fsetxattr};

@@ -1,8 +1,9 @@
-//! `fsetxattr(fd, name, value, size, 0)` and `fgetxattr`, xattr(7).
+//! `fsetxattr(fd, name, value, size, 0)`, `fgetxattr` and `flistxattr`, xattr(7).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 
 /// Sets or replaces one attribute of an open file or directory (not one opened with `O_PATH`).
 ///
@@ -26,4 +27,15 @@ pub fn fgetxattr(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Vec<u8>>
         Err(rustix::io::Errno::NODATA) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// The names of an open file's attributes.
+///
+/// # Errors
+/// Those of flistxattr(2); `ERANGE` for names of more than 64 KiB, the kernel's XATTR_LIST_MAX.
+pub fn flistxattr(fd: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
+    let mut names = vec![0u8; 64 << 10];
+    let len = rustix::fs::flistxattr(fd, names.as_mut_slice())?;
+    let names = names[..len].split(|b| *b == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
 }

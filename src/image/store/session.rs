@@ -123,6 +123,17 @@ impl Session<'_> {
         Ok(dir)
     }
 
+    /// Where a file of this session's may be made, gone with it.
+    pub(in crate::image) fn file(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("files");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .context(|| format!("mkdir {}", dir.display()))?;
+        Ok(dir.join(name))
+    }
+
     /// What a worker holds, so that nobody sweeps under it.
     pub(in crate::image) fn hold(&self) -> &File {
         &self.lock
@@ -267,6 +278,21 @@ impl Session<'_> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             moved => moved.context(|| format!("rename {} to {}", path.display(), to.display())),
         }
+    }
+}
+
+impl Store {
+    /// Finds an image as [`Store::lookup`], and keeps its layers for a session; with all its names.
+    ///
+    /// # Errors
+    /// As [`Store::lookup`].
+    pub(in crate::image) fn keep(&self, text: &str, session: &Session<'_>) -> Result<(ImageRecord, Vec<String>)> {
+        let _lock = self.exclusive()?;
+        let image = self.lookup(text)?;
+        let record: Option<ImageRecord> = record::read(&self.record(&image.id))?;
+        let record = record.ok_or_else(|| Error::internal(format!("image {} was just there", image.id)))?;
+        record.layers.iter().try_for_each(|layer| touch(&session.uses().join(layer.diff_id.hex())))?;
+        Ok((record, image.names))
     }
 }
 

@@ -1,0 +1,295 @@
+//! A layer's directory as a tar stream: the same bytes for the same tree. The way back from [`super::unpack`].
+//!
+//! Entries are sorted; what ustar cannot hold is in pax headers; whiteouts and opaque directories are what layers have for them (image-spec,
+//! layer.md). Files are opened by descriptor beneath the layer's root, and no link is followed.
+
+use super::tarball::quoted;
+use crate::error::{Context, Error, Result};
+use crate::sys::at::{self, OFlags, ResolveFlags};
+use crate::sys::openat2::readlinkat;
+use crate::sys::{device_numbers, fgetxattr, flistxattr};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+/// Bytes of a tar block.
+const BLOCK: usize = 512;
+/// What a header's numbers hold: 7 octal digits, and 11 (POSIX.1-2017, pax, ustar).
+const MAX_ID: u32 = 0o7_777_777;
+const MAX_LONG: u64 = 0o77_777_777_777;
+/// Bytes of a name in a header.
+const MAX_NAME: usize = 100;
+/// Entries of a directory: no layer has more of them ([`super::unpack::MAX_ENTRIES`]).
+const MAX_ENTRIES: usize = 512 << 10;
+/// See [`super::unpack`].
+const OPAQUE: &str = "trusted.overlay.opaque";
+/// Attributes that layers keep.
+const KEPT: [&str; 2] = ["security.capability", "user."];
+
+/// Writes all of the layer in `root`; `opaque` says of the root itself what its directories say by an attribute.
+///
+/// # Errors
+/// `Internal`, naming the file; those of `out`.
+pub fn write(root: &File, opaque: bool, out: &mut dyn Write) -> Result<()> {
+    let mut writer = Writer { root, out, linked: HashMap::new() };
+    let about = root.metadata().context(|| "stat the root of a layer")?;
+    writer.entry(b"./", b'5', &about, &Extra::default())?;
+    if opaque {
+        writer.empty(b".wh..wh..opq")?;
+    }
+    // Directories that are not yet done, the next one last.
+    let mut todo = writer.children(b"")?;
+    while let Some(path) = todo.pop() {
+        if let Some(directory) = writer.node(&path).context(|| format!("file {} of a layer", quoted(&path)))? {
+            todo.extend(writer.children(&directory)?);
+        }
+    }
+    writer.put(&[0; 2 * BLOCK])
+}
+
+/// A header of root's, with every number in it: readers differ about those that are not there.
+///
+/// # Errors
+/// `Internal`: it is no ustar header.
+pub(super) fn header_of(size: u64, mode: u32) -> Result<tar::Header> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    let wrong = |e: io::Error| Error::internal(format!("device numbers: {e}"));
+    header.set_device_major(0).map_err(wrong)?;
+    header.set_device_minor(0).map_err(wrong)?;
+    Ok(header)
+}
+
+struct Writer<'a> {
+    root: &'a File,
+    out: &'a mut dyn Write,
+    /// Files of several names, by inode number: the first of them.
+    linked: HashMap<u64, Vec<u8>>,
+}
+
+/// What an entry has beside its metadata.
+#[derive(Default)]
+struct Extra {
+    link: Vec<u8>,
+    size: u64,
+    device: (u32, u32),
+    xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).context(|| "write a layer")
+    }
+
+    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let path = Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }));
+        at::openat2(self.root.as_fd(), path, flags, 0, beneath).context(|| "open it")
+    }
+
+    /// The paths of what is in a directory, the first of them last.
+    fn children(&self, directory: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let fd = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = at::names(fd.as_fd(), MAX_ENTRIES).context(|| format!("list {}", quoted(directory)))?;
+        names.sort_by(|a, b| b.cmp(a));
+        let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+        Ok(names.into_iter().map(|name| [directory, slash, &name.into_vec()].concat()).collect())
+    }
+
+    /// Writes what stands at a path; its path when it is a directory.
+    fn node(&mut self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let place = self.open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let place = File::from(place);
+        let about = place.metadata().context(|| "stat it")?;
+        let kind = about.file_type();
+        if kind.is_dir() {
+            let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let extra = Extra { xattrs: xattrs(&fd)?, ..Extra::default() };
+            self.entry(&[path, b"/"].concat(), b'5', &about, &extra)?;
+            let opaque = fgetxattr(fd.as_fd(), OsStr::new(OPAQUE)).context(|| "read whether it is opaque")?;
+            if opaque.as_deref() == Some(b"y") {
+                self.empty(&[path, b"/.wh..wh..opq"].concat())?;
+            }
+            return Ok(Some(path.to_vec()));
+        }
+        if kind.is_char_device() && about.rdev() == 0 {
+            let (above, name) =
+                path.iter().rposition(|b| *b == b'/').map_or((&path[..0], path), |at| path.split_at(at + 1));
+            self.empty(&[above, b".wh.", name].concat())?;
+            return Ok(None);
+        }
+        if about.nlink() > 1 {
+            if let Some(first) = self.linked.get(&about.ino()) {
+                let extra = Extra { link: first.clone(), ..Extra::default() };
+                self.entry(path, b'1', &about, &extra)?;
+                return Ok(None);
+            }
+            self.linked.insert(about.ino(), path.to_vec());
+        }
+        if kind.is_file() {
+            self.file(path, &about)?;
+        } else if kind.is_symlink() {
+            let link = readlinkat(place.as_fd(), c"").context(|| "read the link")?;
+            self.entry(path, b'2', &about, &Extra { link: link.into_bytes(), ..Extra::default() })?;
+        } else if kind.is_fifo() {
+            self.entry(path, b'6', &about, &Extra::default())?;
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let numbers = device_numbers(about.rdev());
+            let flag = if kind.is_char_device() { b'3' } else { b'4' };
+            self.entry(path, flag, &about, &Extra { device: numbers, ..Extra::default() })?;
+        } // a socket is in no layer
+        Ok(None)
+    }
+
+    fn file(&mut self, path: &[u8], about: &Metadata) -> Result<()> {
+        let fd = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
+        let extra = Extra { xattrs: xattrs(&fd)?, size: about.size(), ..Extra::default() };
+        self.entry(path, b'0', about, &extra)?;
+        let copied = io::copy(&mut File::from(fd).take(extra.size), self.out).context(|| "copy it")?;
+        if copied != extra.size {
+            return Err(Error::internal(format!("it has {copied} bytes now, and had {}", extra.size)));
+        }
+        self.pad(extra.size)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<()> {
+        let over = usize::try_from(size % BLOCK as u64).unwrap_or_default();
+        self.put(&[0; BLOCK][..(BLOCK - over) % BLOCK])
+    }
+
+    /// A mark that is an empty file.
+    fn empty(&mut self, path: &[u8]) -> Result<()> {
+        self.head(header_of(0, 0o644)?, path, b'0', &[], &mut Vec::new())
+    }
+
+    fn entry(&mut self, path: &[u8], flag: u8, about: &Metadata, extra: &Extra) -> Result<()> {
+        let mut pax: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut more = |key: &str, value: String| pax.push((key.into(), value.into_bytes()));
+        let mut header = header_of(extra.size.min(MAX_LONG), about.mode() & 0o7777)?;
+        for (key, id) in [("uid", about.uid()), ("gid", about.gid())] {
+            if id > MAX_ID {
+                more(key, id.to_string());
+            }
+            let id = u64::from(id.min(MAX_ID));
+            if key == "uid" { header.set_uid(id) } else { header.set_gid(id) }
+        }
+        if extra.size > MAX_LONG {
+            more("size", extra.size.to_string());
+        }
+        let seconds = u64::try_from(about.mtime()).ok().filter(|seconds| *seconds <= MAX_LONG);
+        if seconds.is_none() || about.mtime_nsec() != 0 {
+            more("mtime", time(about.mtime(), about.mtime_nsec()));
+        }
+        header.set_mtime(seconds.unwrap_or_default());
+        if flag == b'3' || flag == b'4' {
+            let wrong = |e: io::Error| Error::internal(format!("device numbers: {e}"));
+            header.set_device_major(extra.device.0).map_err(wrong)?;
+            header.set_device_minor(extra.device.1).map_err(wrong)?;
+        }
+        for (name, value) in &extra.xattrs {
+            pax.push(([b"SCHILY.xattr.", name.as_bytes()].concat(), value.clone()));
+        }
+        self.head(header, path, flag, &extra.link, &mut pax)
+    }
+
+    /// The header, and before it those that have what it cannot hold.
+    fn head(
+        &mut self,
+        mut header: tar::Header,
+        path: &[u8],
+        flag: u8,
+        link: &[u8],
+        pax: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<()> {
+        for (key, value) in [("path", path), ("linkpath", link)] {
+            if value.len() > MAX_NAME || !value.is_ascii() {
+                pax.push((key.into(), value.to_vec()));
+            }
+        }
+        if !pax.is_empty() {
+            let records: Vec<u8> = pax.iter().flat_map(|(key, value)| record(key, value)).collect();
+            let extended = header_of(records.len() as u64, 0o644)?;
+            self.block(extended, b"pax", b'x', b"")?;
+            self.put(&records)?;
+            self.pad(records.len() as u64)?;
+        }
+        header.set_entry_type(tar::EntryType::new(flag));
+        self.block(header, path, flag, link)
+    }
+
+    fn block(&mut self, mut header: tar::Header, path: &[u8], flag: u8, link: &[u8]) -> Result<()> {
+        let old = header.as_old_mut();
+        let fits = |text: &[u8]| text.len().min(MAX_NAME);
+        old.name[..fits(path)].copy_from_slice(&path[..fits(path)]);
+        old.linkname[..fits(link)].copy_from_slice(&link[..fits(link)]);
+        old.linkflag = [flag];
+        header.set_cksum();
+        self.put(header.as_bytes())
+    }
+}
+
+/// A pax record: its own length, which counts itself, the key and the value.
+fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3; // the space, "=" and the line's end
+    let mut length = rest;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
+}
+
+/// Seconds and nanoseconds as a decimal number: of -1 s and 5e8 ns it is -0.5.
+fn time(seconds: i64, nanoseconds: i64) -> String {
+    let (sign, whole, part) = match (seconds < 0, nanoseconds) {
+        (false, part) => ("", seconds.unsigned_abs(), part),
+        (true, 0) => ("-", seconds.unsigned_abs(), 0),
+        (true, part) => ("-", seconds.unsigned_abs() - 1, 1_000_000_000 - part),
+    };
+    if part == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:09}") }
+}
+
+fn xattrs(fd: &OwnedFd) -> Result<Vec<(OsString, Vec<u8>)>> {
+    let mut kept = Vec::new();
+    let mut names = flistxattr(fd.as_fd()).context(|| "list its attributes")?;
+    names.retain(|name| KEPT.iter().any(|kept| name.as_bytes().starts_with(kept.as_bytes())));
+    names.sort();
+    for name in names {
+        let value = fgetxattr(fd.as_fd(), &name).context(|| "read its attributes")?;
+        kept.extend(value.map(|value| (name, value)));
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pax_record_counts_its_own_digits() {
+        assert_eq!(record(b"a", b"b"), b"6 a=b\n");
+        for length in [1, 92, 93, 94, 991, 992, 993, 9990] {
+            let made = record(b"path", &vec![b'x'; length]);
+            let says: usize =
+                std::str::from_utf8(&made).expect("text").split(' ').next().expect("one").parse().expect("a number");
+            assert_eq!(says, made.len());
+        }
+    }
+
+    #[test]
+    fn a_time_is_a_decimal_number() {
+        for (parts, text) in
+            [((1, 0), "1"), ((1, 5), "1.000000005"), ((-1, 500_000_000), "-0.500000000"), ((-2, 0), "-2")]
+        {
+            assert_eq!(time(parts.0, parts.1), text);
+        }
+    }
+}
