@@ -36,7 +36,7 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_commands_are_those_that_are_promised() {
-    let promised = "run check verify pods ps get logs exec attach port-forward inspect stats stop rm images pull import save login logout rmi prune daemon doctor \
+    let promised = "run check verify pods ps get logs exec attach port-forward cp inspect stats stop rm images pull import save login logout rmi prune daemon doctor \
                     config completions man version";
     assert_eq!(commands(), promised.split_whitespace().collect::<Vec<_>>());
 }

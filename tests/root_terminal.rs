@@ -195,3 +195,62 @@ fn ports_lead_into_the_pod_until_the_command_ends() {
     run.wait().code(0);
     machine.assert_as_before();
 }
+
+#[test]
+fn files_go_in_and_come_out_and_nothing_leads_out_of_the_container() {
+    let machine = Machine::with_busybox();
+    let run = running(
+        &machine,
+        "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+        "securityContext: {runAsUser: 33, runAsGroup: 34}",
+    );
+    let own = machine.dir("own");
+    let path = |name: &str| own.join(name).display().to_string();
+    std::fs::create_dir_all(own.join("tree/deep")).expect("mkdir");
+    std::fs::write(own.join("tree/one"), "one").expect("write");
+    std::fs::write(own.join("tree/deep/two"), vec![7; 3 << 20]).expect("write");
+    ask(&machine, &["cp", &path("tree"), "p:/tmp"]).code(0);
+    let said = ask(
+        &machine,
+        &[
+            "exec",
+            "p",
+            "--",
+            "sh",
+            "-c",
+            "cat /tmp/tree/one; stat -c %u:%g:%s /tmp/tree/deep/two; touch /tmp/tree/mine",
+        ],
+    );
+    assert_eq!(said.code(0).stdout, "one33:34:3145728\n");
+    ask(&machine, &["cp", "p/c:/tmp/tree/", &path("back")]).code(0);
+    assert_eq!(std::fs::read(own.join("back/deep/two")).expect("read"), vec![7; 3 << 20]);
+    assert!(own.join("back/mine").exists());
+    ask(&machine, &["cp", "p:tmp/tree/one", &path("")]).code(0);
+    assert_eq!(std::fs::read_to_string(own.join("one")).expect("read"), "one");
+
+    // Links of the container stay inside, on the way and at the end, and none comes out.
+    let outside = machine.dir("outside");
+    std::fs::write(outside.join("secret"), "secret").expect("write");
+    let links = format!(
+        "cd /tmp; mkdir bad; ln -s {0} bad/dir; ln -s {0}/secret bad/file; mkfifo bad/fifo; ln -s /proc/self/fd/1 fd; ln -s {0} dir",
+        outside.display()
+    );
+    ask(&machine, &["exec", "p", "--", "sh", "-c", &links]).code(0);
+    let said = ask(&machine, &["cp", "p:/tmp/bad", &path("")]);
+    assert_eq!(said.code(1).stderr.lines().count(), 3, "{}", said.stderr);
+    assert_eq!(std::fs::read_dir(own.join("bad")).expect("made").count(), 0);
+    ask(&machine, &["cp", &path("one"), "p:/tmp/dir/new"]).refused(&["ENOENT"]);
+    ask(&machine, &["cp", &path("one"), "p:/tmp/bad/file"]).refused(&["ELOOP"]);
+    ask(&machine, &["cp", &path("one"), "p:/proc/1/comm"]).refused(&["no ordinary file"]);
+    ask(&machine, &["cp", "p:/dev/zero", &path("zero")]).code(1);
+    ask(&machine, &["cp", "p:/tmp/dir/secret", &path("stolen")]).refused(&["ENOENT"]);
+    // Nor does one of ours that is in the way of what comes out.
+    std::os::unix::fs::symlink(outside.join("secret"), own.join("link")).expect("symlink");
+    ask(&machine, &["cp", "p:/tmp/tree/one", &path("link")]).refused(&["ELOOP"]);
+    assert_eq!(std::fs::read_to_string(outside.join("secret")).expect("read"), "secret");
+    ask(&machine, &["cp", &path("one"), &path("two")]).refused(&["one of the two is POD:PATH"]);
+    ask(&machine, &["stop", "p"]).code(0);
+    run.wait().code(0);
+    std::fs::remove_dir_all(&outside).expect("remove");
+    machine.assert_as_before();
+}

@@ -10,6 +10,7 @@ mod check;
 mod completions;
 mod config;
 mod console;
+mod cp;
 mod daemon;
 mod doctor;
 mod exec;
@@ -123,6 +124,7 @@ enum Command {
     Exec(exec::ExecArgs),
     Attach(attach::AttachArgs),
     PortForward(port_forward::PortForwardArgs),
+    Cp(cp::CpArgs),
     #[command(visible_alias = "describe")]
     Inspect(inspect::InspectArgs),
     #[command(visible_alias = "top")]
@@ -206,6 +208,7 @@ fn with_session(command: Command, session: &Session) -> Result<u8> {
         Command::Exec(args) => exec::run(&args, session),
         Command::Attach(args) => attach::run(&args, session),
         Command::PortForward(args) => port_forward::run(&args, session),
+        Command::Cp(args) => cp::run(&args, session),
         Command::Inspect(args) => inspect::run(&args, session),
         Command::Stats(args) => stats::run(&args, session),
         Command::Stop(args) => stop::run(&args, session),

@@ -60,6 +60,25 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &CStr, links: Links, open: Open)
     }
 }
 
+/// Opens `path` beneath `root` for writing, made if it is not there; what stands there is emptied. A link at its end is refused, one on the
+/// way stays inside. A FIFO is not waited for, and a terminal does not become ours.
+///
+/// # Errors
+/// Those of openat2(2): `ELOOP` for a link, `ENXIO` for a FIFO without a reader.
+pub fn create_beneath(root: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result<OwnedFd> {
+    let flags = OFlags::CLOEXEC | OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(mode), resolve) {
+            Err(rustix::io::Errno::AGAIN) if tries < RACE_RETRIES => tries += 1,
+            Err(rustix::io::Errno::INTR) => {}
+            opened => return Ok(opened?),
+        }
+    }
+}
+
 /// What stands at a place, by its mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
