@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 const BRIDGE: &str = "podwright0";
@@ -295,6 +296,42 @@ fn a_container_is_told_the_address_that_its_pod_has() {
     assert!(told.status.success(), "{}", told.stderr);
     assert!(told.stdout.contains("is 10.118.0.2 10.118.0.2,fd70:6f64:7772::2"), "{}", told.stdout);
     assert!(told.stdout.contains("nameserver 10.1.1.1"), "{}", told.stdout);
+    assert_nothing_left(&machine);
+}
+
+/// Runs ip(8) in a pod, as a container with `NET_ADMIN` may.
+fn ip(netns: &File, arguments: &str) {
+    let run = || Command::new("ip").args(arguments.split(' ')).output().expect("iproute2");
+    let output = network::inside(netns, run);
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_pod_does_not_reach_what_listens_on_the_hosts_loopback() {
+    let machine = Machine::with_bridge();
+    let web = serve(&machine, "web", "");
+    let pod = netns(&machine, "web");
+    ip(&pod, "address flush dev lo");
+    ip(&pod, "route add 127.0.0.0/8 via 10.118.0.1");
+    let host = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    host.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    let port = host.local_addr().expect("an address").port();
+    let pods = network::inside(&pod, || UdpSocket::bind("10.118.0.2:0").expect("bind"));
+    let send = |to: &str| pods.send_to(to.as_bytes(), (to, port)).expect("it leaves the pod");
+    let heard = || {
+        let mut buffer = [0; 64];
+        let n = host.recv(&mut buffer).expect("a datagram");
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    };
+    send("127.0.0.1");
+    send("10.118.0.1");
+    assert_eq!(heard(), "10.118.0.1", "the one before it was dropped");
+    // Nothing else was in its way: CVE-2020-8558.
+    network::delete_table(BRIDGE);
+    send("127.0.0.1");
+    assert_eq!(heard(), "127.0.0.1");
+    drop((pod, pods)); // they would keep the namespace
+    web.end();
     assert_nothing_left(&machine);
 }
 
