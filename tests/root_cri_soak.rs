@@ -7,6 +7,7 @@ mod fixtures;
 
 use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{PATIENCE, until};
+use fixtures::size::{Size, size_of};
 use podwright::criapi::runtime_service_client::RuntimeServiceClient;
 use podwright::criapi::*;
 use podwright::state::record::{self, PodRecord};
@@ -27,24 +28,6 @@ const WIDTH: u32 = 4;
 const MAX_GROWN_KIB: u64 = 1024;
 /// How long a call that met a dead daemon waits until it is tried again.
 const RETRY: Duration = Duration::from_millis(10);
-
-/// What a process has.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    fds: usize,
-    threads: u64,
-    rss_kib: u64,
-}
-
-fn size_of(pid: u32) -> Size {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let field = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        value.and_then(|value| value.parse().ok()).expect("a number")
-    };
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
-    Size { fds, threads: field("Threads:"), rss_kib: field("VmRSS:") }
-}
 
 /// A kubelet's side of the socket: a call is repeated until the daemon that it meets answers it.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ mod fixtures;
 
 use fixtures::cri::{Node, script};
 use fixtures::machine::{PATIENCE, until};
+use fixtures::size::{Size, size_of};
 use fixtures::streams::{
     self, Came, ERROR, RESIZE, STDERR, STDIN, STDOUT, Session, Spdy, Speak, closed, control, message,
 };
@@ -27,24 +28,6 @@ fn asked() -> [u32; 2] {
     let Ok(text) = std::env::var("PODWRIGHT_STREAM_TROUBLE") else { return SHORT };
     let numbers: Vec<u32> = text.split(',').map(|number| number.parse().expect("a number")).collect();
     numbers.try_into().expect("CONNECTIONS,FRAMES")
-}
-
-/// What the daemon has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Size {
-    fds: usize,
-    threads: u64,
-    rss_kib: u64,
-}
-
-fn size_of(pid: u32) -> Size {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let field = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        value.and_then(|value| value.parse().ok()).expect("a number")
-    };
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
-    Size { fds, threads: field("Threads:"), rss_kib: field("VmRSS:") }
 }
 
 /// Numbers that look like chance and are the same each time.

@@ -193,16 +193,28 @@ fn settings(cgroup: &Path) -> BTreeMap<String, String> {
     files.map(|file| (file.to_owned(), read(&cgroup.join(file)))).collect()
 }
 
+/// A pod's cgroup as a kubelet makes it: the parent that it tells the runtime, and the directory.
+fn pod_cgroup_of_a_kubelet(node: &Node) -> (String, PathBuf) {
+    let parent = format!("{}-kubepods/pod1", node.machine.cgroup);
+    let pod_cgroup = cgroup_root().join(parent.trim_start_matches('/'));
+    let top = pod_cgroup.parent().expect("kubepods");
+    let wanted = "+cpu +cpuset +memory +pids";
+    fixtures::put(cgroup_root().join("cgroup.subtree_control"), wanted);
+    fs::create_dir(top).and_then(|()| fs::create_dir(&pod_cgroup)).expect("mkdir");
+    fixtures::put(top.join("cgroup.subtree_control"), wanted);
+    (parent, pod_cgroup)
+}
+
+/// As the kubelet does at the end.
+fn remove_pod_cgroup(pod_cgroup: &Path) {
+    let top = pod_cgroup.parent().expect("kubepods");
+    fs::remove_dir(pod_cgroup).and_then(|()| fs::remove_dir(top)).expect("nothing is in it");
+}
+
 #[tokio::test]
 async fn a_container_that_is_killed_does_not_wait_for_the_quota_of_its_pod_which_stays() {
     let mut node = strict().await;
-    let parent = format!("{}-kubepods/pod1", node.machine.cgroup);
-    let pod_cgroup = cgroup_root().join(parent.trim_start_matches('/'));
-    let top = pod_cgroup.parent().expect("kubepods").to_path_buf();
-    let wanted = "+cpu +cpuset +memory +pids";
-    fixtures::put(cgroup_root().join("cgroup.subtree_control"), wanted);
-    fs::create_dir(&top).and_then(|()| fs::create_dir(&pod_cgroup)).expect("mkdir");
-    fixtures::put(top.join("cgroup.subtree_control"), wanted);
+    let (parent, pod_cgroup) = pod_cgroup_of_a_kubelet(&node);
     let mut sandbox = node.sandbox("p");
     sandbox.linux = Some(LinuxPodSandboxConfig { cgroup_parent: parent, ..Default::default() });
     let pod = node.run_pod(sandbox.clone()).await.expect("run");
@@ -228,21 +240,14 @@ async fn a_container_that_is_killed_does_not_wait_for_the_quota_of_its_pod_which
     assert_eq!(read(&pod_cgroup.join("cpu.max")), "1000 100000", "nobody has touched it");
     assert_eq!(node.status(&other).await.expect("status").state(), ContainerState::ContainerRunning);
     node.remove_pod(&pod).await.expect("remove");
-    fs::remove_dir(&pod_cgroup).and_then(|()| fs::remove_dir(&top)).expect("nothing is in it");
+    remove_pod_cgroup(&pod_cgroup);
     node.assert_clean().await;
 }
 
 #[tokio::test]
 async fn limits_are_changed_in_the_kernel_and_the_pods_cgroup_is_the_kubelets() {
     let mut node = strict().await;
-    // As a kubelet makes it.
-    let parent = format!("{}-kubepods/pod1", node.machine.cgroup);
-    let pod_cgroup = cgroup_root().join(parent.trim_start_matches('/'));
-    let top = pod_cgroup.parent().expect("kubepods").to_path_buf();
-    let wanted = "+cpu +cpuset +memory +pids";
-    fixtures::put(cgroup_root().join("cgroup.subtree_control"), wanted);
-    fs::create_dir(&top).and_then(|()| fs::create_dir(&pod_cgroup)).expect("mkdir");
-    fixtures::put(top.join("cgroup.subtree_control"), wanted);
+    let (parent, pod_cgroup) = pod_cgroup_of_a_kubelet(&node);
     fixtures::put(pod_cgroup.join("memory.max"), (512 * MIB).to_string());
     fixtures::put(pod_cgroup.join("cpu.max"), "90000 100000");
     let as_made = settings(&pod_cgroup);
@@ -299,6 +304,6 @@ async fn limits_are_changed_in_the_kernel_and_the_pods_cgroup_is_the_kubelets() 
     assert_eq!(unknown.code(), Code::NotFound);
     node.remove_pod(&pod).await.expect("remove");
     assert_eq!(settings(&pod_cgroup), as_made, "and it is there");
-    fs::remove_dir(&pod_cgroup).and_then(|()| fs::remove_dir(&top)).expect("nothing is in it");
+    remove_pod_cgroup(&pod_cgroup);
     node.assert_clean().await;
 }
