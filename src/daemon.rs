@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::image::pull::{self, Puller};
 use crate::stream;
+use crate::sys::rlimit::{self, Resource};
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -51,6 +52,8 @@ pub struct Settings {
 /// # Errors
 /// `FailedPrecondition` when another daemon has the same state directory; what keeps it from starting.
 pub fn run(settings: Settings) -> Result<()> {
+    // 1024 is what shells and units give for the sake of select(2), which nothing here calls; a pod costs the daemon a few descriptors.
+    rlimit::raise(Resource::NOFILE).context(|| "raise the limit of open files")?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(cpus.min(MAX_WORKERS)).max_blocking_threads(MAX_BLOCKING).thread_name("podwright");

@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, script};
-use fixtures::machine::{GONE_WITHIN, PATIENCE, Running, until};
+use fixtures::machine::{GONE_WITHIN, Machine, PATIENCE, Running, until};
 use podwright::criapi::*;
 use podwright::sys::poll::{Interest, poll_until};
 use podwright::sys::socket::{recvmsg, sendmsg};
@@ -12,6 +12,7 @@ use podwright::wire::{HEADER_BYTES, VERSIONS, frame_len};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -93,6 +94,31 @@ async fn when_a_command_is_said_to_have_timed_out_nothing_of_it_runs() {
     }
     assert!(cgroup.join("cgroup.procs").exists());
     node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
+/// As a shell or a unit starts a program that has said nothing of its files.
+fn with_few_files(command: &mut Command) {
+    let given = std::mem::replace(command, Command::new("sh"));
+    command.args(["-c", "ulimit -Sn 256; exec \"$0\" \"$@\""]).arg(given.get_program()).args(given.get_args());
+    for (name, value) in given.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+}
+
+#[tokio::test]
+async fn clients_that_leave_their_connections_open_hold_up_no_other() {
+    let mut node = Node::of(Machine::with_busybox(), with_few_files).await;
+    let connect = |_| UnixStream::connect(node.socket()).expect("connect");
+    let open: Vec<UnixStream> = (0..600).map(connect).collect();
+    // With a connection of its own, for the node's is made with its first call.
+    let version = node.runtime.version(VersionRequest::default());
+    let version = tokio::time::timeout(PATIENCE, version).await.expect("in time").expect("version");
+    assert_eq!(version.into_inner().runtime_name, "podwright");
+    drop(open);
     node.assert_clean().await;
 }
 

@@ -27,6 +27,9 @@ const NAMES: [&str; 16] = [
 pub struct Resource(u8);
 
 impl Resource {
+    /// How many descriptors a process may have open, and one more.
+    pub const NOFILE: Resource = Resource(7);
+
     /// By its name, `RLIMIT_NOFILE`.
     pub fn from_name(name: &str) -> Option<Resource> {
         let name = name.strip_prefix("RLIMIT_")?;
@@ -53,20 +56,32 @@ pub fn setrlimit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `prlimit(0, resource, NULL, &own)`.
+fn getrlimit(resource: Resource) -> io::Result<libc::rlimit64> {
+    let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `own` outlives the call, which writes it; no new limit is given. pid 0 is the caller.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, libc::c_uint::from(resource.0), std::ptr::null::<u8>(), &raw mut own)
+    };
+    if result == 0 { Ok(own) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Raises the soft limit to the hard one.
+///
+/// # Errors
+/// Those of setrlimit(2).
+pub fn raise(resource: Resource) -> io::Result<()> {
+    let own = getrlimit(resource)?;
+    setrlimit(resource, own.rlim_max, own.rlim_max)
+}
+
 /// The highest hard limit, up to `wanted`, that this process can give a child: its own, and with CAP_SYS_RESOURCE any, for NOFILE up to
 /// fs.nr_open (proc_sys_fs(5)).
 ///
 /// # Errors
 /// Those of capget(2) and getrlimit(2).
 pub fn highest(resource: Resource, wanted: u64) -> io::Result<u64> {
-    let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `own` outlives the call, which writes it; no new limit is given. pid 0 is the caller.
-    let result = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, libc::c_uint::from(resource.0), std::ptr::null::<u8>(), &raw mut own)
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let own = getrlimit(resource)?;
     if own.rlim_max >= wanted || super::capability::permitted()? & super::capability::SYS_RESOURCE == 0 {
         return Ok(wanted.min(own.rlim_max));
     }
