@@ -579,18 +579,23 @@ fn limit(pid: &str, name: &str) -> [String; 2] {
 #[tokio::test]
 async fn a_containers_limits_are_its_own_and_not_those_that_its_daemon_was_started_with() {
     use podwright::sys::rlimit::{Resource, highest, setrlimit};
-    let files = Resource::from_name("RLIMIT_NOFILE").expect("known");
+    let files = Resource::NOFILE;
     let (most, given) = (highest(files, u64::MAX).expect("ask"), highest(files, 1 << 20).expect("ask"));
+    let cores = Resource::from_name("RLIMIT_CORE").expect("known");
     // Of this process, and so of a daemon that it starts, as a shell or a unit has it.
     setrlimit(files, 4096, most).expect("lower the soft limit");
+    setrlimit(cores, 0, highest(cores, u64::MAX).expect("ask")).expect("lower the soft limit");
     let mut node = Node::new().await;
-    assert_eq!(limit(&node.pid().to_string(), "Max open files"), [4096, most].map(|n| n.to_string()));
+    let daemon = node.pid().to_string();
+    assert_eq!(limit(&daemon, "Max open files"), [most, most].map(|n| n.to_string()), "it takes all it may");
+    assert_eq!(limit(&daemon, "Max core file size")[0], "0");
     let (pod, id) = node.pod_with("p", "sleep 1000").await;
     let pid = pid_of(&mut node, &id).await;
     assert_eq!(limit(&pid, "Max open files"), [given, given].map(|n| n.to_string()));
     let exec = node.exec(&id, &["sh", "-c", "ulimit -n"], 10).await.expect("exec");
     assert_eq!(String::from_utf8_lossy(&exec.stdout).trim(), given.to_string(), "an exec has them too");
-    assert_eq!(limit(&pid, "Max core file size")[0], limit(&pid, "Max core file size")[1]);
+    let [soft, hard] = limit(&pid, "Max core file size");
+    assert!(soft == hard && soft != "0", "{soft} of {hard}");
     node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
