@@ -498,6 +498,12 @@ mod tests {
     }
 
     #[test]
+    fn the_default_capabilities_are_those_whose_filter_shims_keep() {
+        let bits = CAPABILITIES.iter().enumerate().filter(|(_, name)| DEFAULT_CAPABILITIES.contains(name));
+        assert_eq!(bits.fold(0_u64, |all, (bit, _)| all | 1 << bit), 0xa804_25fb, "launch::seccomp_profile::USUAL");
+    }
+
+    #[test]
     fn the_spec_is_one_that_the_oci_types_accept() {
         let container = ContainerConfig {
             mounts: vec![Mount { container_path: "/data".into(), host_path: "/srv".into(), ..Mount::default() }],

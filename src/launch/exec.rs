@@ -15,9 +15,21 @@ use crate::wire;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// What all execs of a container have in common, decided once: its environment, limits, capabilities and filter of system calls.
+#[derive(Debug)]
+pub struct Confinement(plan::Process);
+
+/// Decides it from what the container was started with.
+///
+/// # Errors
+/// [`Step::Plan`], naming the field that cannot be honoured.
+pub fn confinement(launch: &wire::Launch) -> Result<Confinement, StartError> {
+    plan::Process::of_launch(launch).map(Confinement)
+}
+
 /// Starts `exec` in a running container: returns when its program runs.
 ///
-/// `launch` and `user` are what the container was started with and as; `init` the pidfd of its first process; `exec_cgroup`
+/// `user` is whom the container was started as; `init` the pidfd of its first process; `exec_cgroup`
 /// the directory `exec-N` below the container's, already made. `stdio` is given: with `exec.tty` it is the slave of a terminal of the
 /// container's devpts, three times. [`ChildStdio::Terminal`] is refused, for here none is made.
 ///
@@ -25,25 +37,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The step that failed; the child is reaped, and `exec_cgroup` as empty as before.
 pub fn start(
     exec: &wire::Exec,
-    launch: &wire::Launch,
+    confinement: &Confinement,
     user: &User,
     init: BorrowedFd<'_>,
     exec_cgroup: BorrowedFd<'_>,
     stdio: ChildStdio,
 ) -> Result<Child, StartError> {
     let doing = format!("exec in container {}", exec.container.short());
-    begin(exec, launch, user, init, exec_cgroup, stdio).map_err(|e| e.context(&doing))
+    begin(exec, confinement, user, init, exec_cgroup, stdio).map_err(|e| e.context(&doing))
 }
 
 fn begin(
     exec: &wire::Exec,
-    launch: &wire::Launch,
+    confinement: &Confinement,
     user: &User,
     init: BorrowedFd<'_>,
     exec_cgroup: BorrowedFd<'_>,
     stdio: ChildStdio,
 ) -> Result<Child, StartError> {
-    let mut process = plan::Process::of_exec(exec, launch)?;
+    let mut process = confinement.0.for_exec(exec)?;
     // The container's root, by its first process: read only when a name or a home is wanted there.
     let mut user = user.clone();
     if exec.user.is_some() || process.wants_home {

@@ -67,7 +67,7 @@ pub enum PidNamespace {
 }
 
 /// A program and its confinement: the same for a container's first process and for its execs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Process {
     /// What is tried in turn: the path, or one of each element of PATH.
     pub programs: Vec<CString>,
@@ -221,12 +221,20 @@ impl Process {
         })
     }
 
-    /// The plan of a further process in the container that `launch` started: its confinement, another program.
+    /// The plan of a container's first process.
     ///
     /// # Errors
     /// [`Step::Plan`], naming the field that cannot be honoured.
-    pub fn of_exec(exec: &Exec, launch: &Launch) -> Result<Process, StartError> {
-        let mut process = Process::of_container(launch, &parse(launch)?)?;
+    pub fn of_launch(launch: &Launch) -> Result<Process, StartError> {
+        Process::of_container(launch, &parse(launch)?)
+    }
+
+    /// The plan of a further process in the container whose first this is: its confinement, another program.
+    ///
+    /// # Errors
+    /// [`Step::Plan`], naming the field that cannot be honoured.
+    pub fn for_exec(&self, exec: &Exec) -> Result<Process, StartError> {
+        let mut process = self.clone();
         let mut env: Vec<String> =
             process.env.iter().map(|line| line.to_string_lossy().into_owned()).collect::<Vec<_>>();
         for line in &exec.env {
@@ -519,7 +527,7 @@ mod tests {
             timeout_ns: 0,
             tty: false,
         };
-        let process = Process::of_exec(&exec, &launch).expect("plan");
+        let process = Process::of_launch(&launch).expect("plan").for_exec(&exec).expect("plan");
         assert_eq!(texts(&process.env), ["PATH=/a::rel:/b", "A=2", "B=3"]);
         assert_eq!((texts(&process.argv), process.cwd.clone()), (vec!["/x".into(), "y".into()], c"tmp".to_owned()));
         let kill = capability::bit("CAP_KILL").expect("known");

@@ -22,6 +22,12 @@ use super::seccomp_program::{
     Architecture, Comparison, Condition, Decision, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble,
 };
 use crate::error::Result;
+use std::sync::OnceLock;
+
+/// The capabilities that most containers are bounded by, those of Docker, which the engine gives too. The program for these is kept: a
+/// shim makes it before it has a pod, and uses it for every start and exec.
+pub const USUAL: u64 = 0xa804_25fb;
+static OF_USUAL: OnceLock<Program> = OnceLock::new();
 
 /// When a group of calls is allowed. Capabilities are those of the container's bounding set, as `1 << CAP_X`.
 #[derive(Debug, Clone, Copy)]
@@ -333,7 +339,16 @@ fn rule(value: Value) -> Rule {
 /// # Errors
 /// None in practice: the length of the program is bounded by the table, and a test knows it.
 pub fn compile_default(capabilities: u64) -> Result<Program> {
-    compile_default_for(Machine::HOST, capabilities)
+    if capabilities != USUAL {
+        return compile_default_for(Machine::HOST, capabilities);
+    }
+    match OF_USUAL.get() {
+        Some(program) => Ok(program.clone()),
+        None => {
+            let program = compile_default_for(Machine::HOST, USUAL)?;
+            Ok(OF_USUAL.get_or_init(|| program).clone())
+        }
+    }
 }
 
 fn compile_default_for(machine: Machine, capabilities: u64) -> Result<Program> {
@@ -420,8 +435,6 @@ mod tests {
     const ALLOW: u32 = RET_ALLOW;
     const DENY: u32 = RET_ERRNO | EPERM;
     const UNKNOWN: u32 = RET_ERRNO | ENOSYS;
-    /// What Kubernetes gives a container that asks for nothing: the 14 of containerd and Docker.
-    const USUAL: u64 = 0xa804_25fb;
 
     fn verdict(machine: Machine, capabilities: u64, abi: Abi, number: u32, first: u64) -> u32 {
         let program = compile_default_for(machine, capabilities).expect("it compiles");
@@ -669,6 +682,14 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_program_that_is_kept_is_the_one_that_would_be_made() {
+        for _ in 0..2 {
+            let kept = compile_default(USUAL).expect("it compiles");
+            assert_eq!(kept, compile_default_for(Machine::HOST, USUAL).expect("it compiles"));
         }
     }
 

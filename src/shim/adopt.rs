@@ -58,6 +58,7 @@ impl Shim {
             process: Some(Process { pid, pidfd: Watched { fd: pidfd, token }, child: false }),
             dir: launch.dir.clone(),
             launch: frame.text.into_boxed_slice(),
+            confinement: None,
             streams,
             oom: OomCounts { container: None, ..now },
             oom_seen: now,

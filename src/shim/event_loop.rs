@@ -9,7 +9,7 @@ use super::stdio::{Buffers, Progress, Streams};
 use crate::cgroup::oom::OomCounts;
 use crate::error::{Context, Result};
 use crate::id::ContainerId;
-use crate::launch::devices::Devices;
+use crate::launch::{self, devices::Devices};
 use crate::state::flight::Flight;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::signalfd::ChildSignals;
@@ -121,6 +121,8 @@ pub(super) struct Container {
     pub(super) dir: PathBuf,
     /// The request that started it, as it came: an exec is confined as it says. The text is a fraction of what it is parsed.
     pub(super) launch: Box<[u8]>,
+    /// What its execs start from, kept from the first one on: probes come every second, and a filter takes a while to compile.
+    pub(super) confinement: Option<launch::exec::Confinement>,
     pub(super) streams: Streams,
     /// Memory counts before it was started.
     pub(super) oom: OomCounts,

@@ -50,18 +50,22 @@ impl Shim {
         })?;
         let [stdin, stdout, stderr] = fds;
         let user = self.machine.user_of(&exec.container).map_err(failure)?.clone();
-        let container = self.containers.get(&exec.container);
-        let (container, process) = container
-            .and_then(|c| c.process.as_ref().map(|process| (c, process)))
-            .ok_or_else(|| failure(Error::precondition("the container has ended")))?;
-        let launch = launch_of(&container.launch)?;
+        let container = self.containers.get_mut(&exec.container);
+        let container = container.ok_or_else(|| failure(Error::precondition("the container has ended")))?;
+        if container.confinement.is_none() {
+            let confinement = launch::exec::confinement(&*launch_of(&container.launch)?).map_err(Failure::from)?;
+            container.confinement = Some(confinement);
+        }
+        let (Some(process), Some(confinement)) = (&container.process, &container.confinement) else {
+            return Err(failure(Error::precondition("the container has ended")));
+        };
         let name = exec.exec.to_string();
         let parent = container.cgroup.as_fd();
         let made = fs::mkdir_at(parent, &name, CGROUP_MODE).and_then(|()| fs::open_dir_at(parent, &name));
         let cgroup = made.context(|| format!("make cgroup {name}")).map_err(failure)?;
         fault::point("shim.exec.cgroup");
         let stdio = ChildStdio::Fds { stdin, stdout, stderr };
-        let started = launch::exec::start(exec, &launch, &user, process.pidfd.fd.as_fd(), cgroup.as_fd(), stdio);
+        let started = launch::exec::start(exec, confinement, &user, process.pidfd.fd.as_fd(), cgroup.as_fd(), stdio);
         let child = match started {
             Ok(child) => child,
             Err(e) => {

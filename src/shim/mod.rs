@@ -29,6 +29,7 @@ mod stdio;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{InstanceId, PodId};
+use crate::launch::seccomp_profile;
 use crate::sys::exec::ignore_nothing_inherited;
 use crate::sys::{prctl, session};
 use std::os::unix::net::UnixStream;
@@ -89,6 +90,10 @@ impl ShimArgs {
 pub fn run(args: &ShimArgs) -> Result<()> {
     let first = settle()?;
     fault::point("shim.run.settled");
+    if args.pod.is_none() {
+        // Nobody waits for a spare; its first start would be the longer by this.
+        let _ = seccomp_profile::compile_default(seccomp_profile::USUAL); // it would fail there again, and be told
+    }
     match event_loop::Shim::new(args.clone(), first)?.run()? {
         event_loop::Outcome::Exit => Ok(()),
         event_loop::Outcome::Sweep => Err(sweep(args)),

@@ -259,6 +259,7 @@ impl Shim {
             process: Some(Process { pid: process.process.pid, pidfd, child: true }),
             dir: launch.dir.clone(),
             launch: frame.text.into_boxed_slice(),
+            confinement: None,
             streams,
             oom: counts,
             oom_seen: counts,
