@@ -8,7 +8,8 @@
 //!   exec COUNT            "exec microseconds" of COUNT execs of true in one container; "cpu" is that of one
 //!   fill COUNT, empty     makes pods until there are COUNT, and removes all
 //!   calls COUNT           "call microseconds" for each call that lists all pods, COUNT times
-//!   logs LINES            "logs microseconds" from the start of a container that writes LINES of 100 bytes until they are logged
+//!   logs LINES            "logs microseconds" from the start of a container that copies LINES of 100 bytes, which are there, to its
+//!                         standard output, until they are logged
 //!
 //! A pod is as a kubelet asks for one of best effort, on the host's network: that needs no plugins.
 
@@ -213,9 +214,13 @@ impl Bench {
     }
 
     async fn create(&mut self, pod: &str, command: &[&str], sandbox: PodSandboxConfig) -> Result<String> {
+        self.create_as(pod, self.container(command), sandbox).await
+    }
+
+    async fn create_as(&mut self, pod: &str, config: ContainerConfig, sandbox: PodSandboxConfig) -> Result<String> {
         let request = CreateContainerRequest {
             pod_sandbox_id: pod.to_owned(),
-            config: Some(self.container(command)),
+            config: Some(config),
             sandbox_config: Some(sandbox),
         };
         Ok(call("CreateContainer", self.runtime.create_container(request)).await?.container_id)
@@ -347,9 +352,15 @@ impl Bench {
     async fn log(&mut self, lines: u32) -> Result<()> {
         let config = self.sandbox();
         let log = PathBuf::from(&config.log_directory).join("main.log");
-        let script = format!("yes {} | head -n {lines}", "x".repeat(99)); // and the newline
         let pod = self.run_pod(&config).await?;
-        let container = self.create(&pod, &["sh", "-c", &script], config).await?;
+        // A pipeline that makes the lines takes longer than logging them.
+        let source = PathBuf::from(&config.log_directory).join("lines");
+        let line = format!("{}\n", "x".repeat(99));
+        std::fs::write(&source, line.repeat(lines as usize)).context(|| format!("write {}", source.display()))?;
+        let mut cat = self.container(&["cat", "/lines"]);
+        let host_path = source.to_string_lossy().into_owned();
+        cat.mounts = vec![Mount { host_path, container_path: "/lines".into(), readonly: true, ..Mount::default() }];
+        let container = self.create_as(&pod, cat, config).await?;
         let least = u64::from(lines) * 100;
         let mut since = Instant::now();
         self.start(&container).await?;
@@ -368,7 +379,10 @@ impl Bench {
         }
         lap("logs", &mut since)?;
         self.remove_many(vec![Made { pod, container }]).await?;
-        std::fs::remove_file(&log).context(|| format!("remove {}", log.display()))
+        for file in [log, source] {
+            std::fs::remove_file(&file).context(|| format!("remove {}", file.display()))?;
+        }
+        Ok(())
     }
 }
 
