@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// Answers each request with `hello`.
 const SERVE: &str = "mkdir /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www";
-/// How many pods come and go, unless PODWRIGHT_CNI_PODS says another number; and how many at a time.
+/// How many pods come and go, unless TEST_PODS says another number; and how many at a time.
 const PODS: usize = 200;
 const AT_A_TIME: usize = 8;
 
@@ -171,7 +171,7 @@ async fn a_pod_on_debians_plugins_has_its_addresses_and_answers_on_them() {
 async fn pods_up_and_down_leave_leases_links_and_rules_as_before() {
     let cni = OnCni::new().await;
     let before = cni.made();
-    let pods = std::env::var("PODWRIGHT_CNI_PODS").map_or(PODS, |text| text.parse().expect("a number"));
+    let pods = std::env::var("TEST_PODS").map_or(PODS, |text| text.parse().expect("a number"));
     let begun = std::time::Instant::now();
     let mut at_work = tokio::task::JoinSet::new();
     for number in 0..pods {

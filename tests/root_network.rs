@@ -449,9 +449,9 @@ fn killed_at(machine: &std::sync::Arc<Machine>, point: &str) {
     assert_nothing_left(machine);
 }
 
-/// How many pods come and go; `PODWRIGHT_NETWORK_PODS` for more.
+/// How many pods come and go; `TEST_PODS` for more.
 fn many() -> usize {
-    std::env::var("PODWRIGHT_NETWORK_PODS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+    std::env::var("TEST_PODS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
 }
 
 #[test]
