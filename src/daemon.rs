@@ -80,6 +80,13 @@ async fn serve(settings: Settings) -> Result<()> {
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
     tokio::spawn(sweep_behind(engine.clone(), working.clone()));
+    let loading = engine.clone();
+    // Nothing waits for it but a container that comes before it is done: what runs gets the new one under its feet.
+    tokio::spawn(async move {
+        if let Err(e) = loading.load_apparmor().await {
+            tracing::warn!("{e}; containers that ask for no profile run unconfined by AppArmor");
+        }
+    });
     let tended = engine.clone();
     tokio::spawn(async move { tended.network().tend().await }); // it ends with the process
     service::take_down_foreground(&engine);

@@ -54,13 +54,15 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The versions of the protocol that this program understands, oldest and newest.
-pub const VERSIONS: (u32, u32) = (1, 3);
+pub const VERSIONS: (u32, u32) = (1, 4);
 /// The version from which on an exec can be cancelled.
 pub const CANCELLATION: u32 = 2;
 /// The version from which on a shim can be taken over from, and can take over.
 pub const ADOPTION: u32 = 2;
 /// The version from which on execs have terminals, and running containers can be attached to.
 pub const INTERACTION: u32 = 3;
+/// The version from which on AppArmor profiles are entered.
+pub const SECURITY: u32 = 4;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.

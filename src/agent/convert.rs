@@ -410,6 +410,7 @@ impl Build<'_> {
             masked_paths,
             readonly_paths,
             seccomp,
+            apparmor: own.apparmor.as_ref().or(pod.apparmor.as_ref()).cloned().unwrap_or_default(),
             pid_target: None,
             rlimits: Vec::new(),
         }

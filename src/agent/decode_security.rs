@@ -6,6 +6,7 @@ use super::pod::{ContainerSecurity, PodSecurity, RunAs, Seccomp};
 use super::problem::{At, did_you_mean};
 use super::read::{Field, Fields};
 use super::schema;
+use crate::state::model::AppArmorProfile;
 
 /// The largest id Kubernetes admits (validation.go): -1 means "no change" to the kernel.
 const MAX_ID: u32 = i32::MAX.unsigned_abs();
@@ -62,6 +63,7 @@ pub(super) fn pod(field: &Field<'_>) -> Option<PodSecurity> {
     Some(PodSecurity {
         run_as: run_as(&fields),
         seccomp: fields.get("seccompProfile").and_then(|f| seccomp(&f)),
+        apparmor: fields.get("appArmorProfile").and_then(|f| apparmor(&f)),
         fs_group: fields.get("fsGroup").and_then(|f| f.unsigned(MAX_ID)),
         supplemental_groups: fields.items("supplementalGroups").iter().filter_map(|f| f.unsigned(MAX_ID)).collect(),
         strict_groups: fields
@@ -95,6 +97,7 @@ pub(super) fn container(field: &Field<'_>) -> Option<ContainerSecurity> {
         spot: field.spot(),
         run_as: run_as(&fields),
         seccomp: fields.get("seccompProfile").and_then(|f| seccomp(&f)),
+        apparmor: fields.get("appArmorProfile").and_then(|f| apparmor(&f)),
         privileged: fields.flag("privileged"),
         allow_privilege_escalation: fields.get("allowPrivilegeEscalation").and_then(|f| f.bool()),
         read_only_root: fields.flag("readOnlyRootFilesystem"),
@@ -131,6 +134,25 @@ fn seccomp(field: &Field<'_>) -> Option<Seccomp> {
         }
         (0, None) => Some(Seccomp::Unconfined),
         _ => Some(Seccomp::RuntimeDefault),
+    }
+}
+
+/// As [`seccomp`], with the name of a profile in the kernel for a file's.
+fn apparmor(field: &Field<'_>) -> Option<AppArmorProfile> {
+    let fields = field.object(&schema::APPARMOR)?;
+    let kind = fields.need("type")?.choice(&[("Unconfined", 0), ("RuntimeDefault", 1), ("Localhost", 2)])?;
+    match (kind, fields.get("localhostProfile")) {
+        (2, Some(profile)) => Some(AppArmorProfile::Localhost(checked(&profile, names::apparmor)?)),
+        (2, None) => {
+            field.wrong("no localhostProfile", "name the profile as the kernel has it");
+            None
+        }
+        (_, Some(profile)) => {
+            profile.wrong("the type is not Localhost", "leave it out, or write type: Localhost");
+            None
+        }
+        (0, None) => Some(AppArmorProfile::Unconfined),
+        _ => Some(AppArmorProfile::RuntimeDefault),
     }
 }
 

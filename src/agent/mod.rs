@@ -21,6 +21,7 @@
 //! | configMap, secret | resolved from documents of the same file; a kubelet refuses them for pods of files |
 //! | hostPort | on the bridge and CNI; with hostNetwork it means nothing more; refused with network.mode none |
 //! | seccompProfile | absent means RuntimeDefault, as for a kubelet with `seccompDefault: true`; Kubernetes' own default is none |
+//! | appArmorProfile | absent means podwright's own where the host has AppArmor; named ones the host's administrator loads |
 //! | sysctls | of the pod's net and ipc namespaces; no list of "safe" ones, who writes the file owns the machine |
 //! | dnsPolicy | no cluster DNS: ClusterFirst means the host's, as for a kubelet without clusterDNS |
 //! | hostUsers: false, procMount: Unmasked, subdomain, setHostnameAsFQDN: true | refused |

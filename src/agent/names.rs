@@ -1,5 +1,7 @@
 //! The grammars of names in a manifest (apimachinery, pkg/util/validation): each says why a text is none.
 
+use crate::state::model::AppArmorProfile;
+
 /// Bytes of a DNS label, RFC 1123.
 const MAX_LABEL: usize = 63;
 /// Bytes of a DNS name, RFC 1123.
@@ -144,6 +146,14 @@ pub fn inside(text: &str) -> Result<(), Wrong> {
     }
     bounded_path(text)?;
     no_dot_dot(text)
+}
+
+/// A profile of AppArmor.
+pub fn apparmor(text: &str) -> Result<(), Wrong> {
+    if AppArmorProfile::is_name(text) {
+        return Ok(());
+    }
+    wrong("not a name of a profile", "write at most 255 bytes of one line, as apparmor_status shows it")
 }
 
 /// subPathExpr: checked again when it is expanded.

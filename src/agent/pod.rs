@@ -4,6 +4,7 @@
 
 use super::problem::{At, Spot};
 use super::quantity::Quantity;
+use crate::state::model::AppArmorProfile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,11 +83,12 @@ pub struct DnsConfig {
     pub options: Vec<(String, Option<String>)>,
 }
 
-/// securityContext of a pod. `runAs...` and `seccomp` are what containers inherit.
+/// securityContext of a pod. `runAs...`, `seccomp` and `apparmor` are what containers inherit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodSecurity {
     pub run_as: RunAs,
     pub seccomp: Option<Seccomp>,
+    pub apparmor: Option<AppArmorProfile>,
     pub fs_group: Option<u32>,
     pub supplemental_groups: Vec<u32>,
     pub strict_groups: bool,
@@ -232,6 +234,7 @@ pub struct ContainerSecurity {
     pub spot: Spot,
     pub run_as: RunAs,
     pub seccomp: Option<Seccomp>,
+    pub apparmor: Option<AppArmorProfile>,
     pub privileged: bool,
     pub allow_privilege_escalation: Option<bool>,
     pub read_only_root: bool,

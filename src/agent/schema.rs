@@ -305,7 +305,7 @@ pub static DOWNWARD_FILE: Object = Object {
 pub static POD_SECURITY: Object = Object {
     name: "PodSecurityContext",
     fields: &[
-        ("appArmorProfile", LATER),
+        ("appArmorProfile", H),
         ("fsGroup", H),
         ("fsGroupChangePolicy", N("every volume that fsGroup is for is new when the pod starts")),
         ("runAsGroup", H),
@@ -325,7 +325,7 @@ pub static SECURITY: Object = Object {
     name: "SecurityContext",
     fields: &[
         ("allowPrivilegeEscalation", H),
-        ("appArmorProfile", LATER),
+        ("appArmorProfile", H),
         ("capabilities", H),
         ("privileged", H),
         ("procMount", H),
@@ -340,6 +340,8 @@ pub static SECURITY: Object = Object {
 };
 
 pub static CAPABILITIES: Object = Object { name: "Capabilities", fields: &[("add", H), ("drop", H)] };
+
+pub static APPARMOR: Object = Object { name: "AppArmorProfile", fields: &[("localhostProfile", H), ("type", H)] };
 
 pub static SECCOMP: Object = Object { name: "SeccompProfile", fields: &[("localhostProfile", H), ("type", H)] };
 

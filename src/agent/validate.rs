@@ -11,7 +11,7 @@ use super::pull_secrets;
 use super::quantity::Quantity;
 use super::read::Field;
 use super::yaml::Value;
-use crate::state::model::Propagation;
+use crate::state::model::{AppArmorProfile, Propagation};
 use std::collections::HashMap;
 
 /// The least memory a container starts in; runc's and containerd's clients meet the same bound from the kernel as a failed start.
@@ -326,6 +326,10 @@ impl Check<'_> {
         if own.privileged && own.seccomp.as_ref().is_some_and(|s| *s != Seccomp::Unconfined) {
             let spot = own.spot.below("seccompProfile");
             self.add(&spot, "privileged is true: it has no filter", "leave out one of the two");
+        }
+        if own.privileged && own.apparmor == Some(AppArmorProfile::RuntimeDefault) {
+            let spot = own.spot.below("appArmorProfile");
+            self.add(&spot, "privileged is true: it has no default profile", "leave out one of the two, or name one");
         }
     }
 

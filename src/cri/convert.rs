@@ -8,7 +8,7 @@
 //! | the sandbox's resources and overhead | tell runtimes that boot a machine how large it is to be; the pod's cgroup is the kubelet's |
 //! | port_mappings on the host's network | the container is on the host's port already |
 //! | selinux_options, selinux_relabel | refused where the host has SELinux; elsewhere there is nothing to label, as for other runtimes |
-//! | apparmor | likewise, but a Localhost profile is refused everywhere |
+//! | the sandbox's apparmor | as its seccomp |
 
 use super::security::{container_security, pod_namespaces, refuse_sandbox_security};
 use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
@@ -25,8 +25,6 @@ use std::path::PathBuf;
 pub(super) struct Host {
     /// SELinux labels processes and files here.
     pub selinux: bool,
-    /// AppArmor confines here.
-    pub apparmor: bool,
 }
 
 /// Something that this version would have to leave out.
@@ -447,7 +445,11 @@ mod tests {
         assert!(context(&|c| c.capabilities = Some(ambient.clone())).contains("add_ambient_capabilities"));
         assert!(context(&|c| c.run_as_user = Some(criapi::Int64Value { value: -1 })).contains("run_as_user"));
         let localhost = SecurityProfile { profile_type: 2, localhost_ref: "p".into() };
-        assert!(context(&|c| c.apparmor = Some(localhost.clone())).contains("apparmor"));
+        let evil = SecurityProfile { profile_type: 2, localhost_ref: "localhost/a\nb".into() };
+        assert!(context(&|c| c.apparmor = Some(evil.clone())).contains("apparmor"));
+        #[allow(deprecated, reason = "older clients fill only this")]
+        let old = |c: &mut LinuxContainerSecurityContext| c.apparmor_profile = "localhost".into();
+        assert!(context(&old).contains("apparmor_profile"));
         assert!(context(&|c| c.seccomp = Some(localhost.clone())).contains("absolute"));
         let device = criapi::ContainerConfig { devices: vec![Default::default()], ..asked() };
         assert!(refused(device).contains("config.devices"));

@@ -106,10 +106,7 @@ impl Cri {
         closing: watch::Receiver<bool>,
         working: mpsc::Sender<()>,
     ) -> Cri {
-        let host = Host {
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y"),
-        };
+        let host = Host { selinux: Path::new("/sys/fs/selinux/enforce").exists() };
         let (config, started) = (config.into(), SystemTime::now());
         Cri {
             engine,

@@ -5,6 +5,7 @@ use crate::criapi::{
     CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
     RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, VersionResponse,
 };
+use crate::engine::apparmor;
 use crate::network;
 use std::collections::BTreeMap;
 
@@ -46,7 +47,11 @@ impl Cri {
                 &format!("Network plugin returns error: {why}"),
             ),
         };
-        let conditions = vec![condition("RuntimeReady", true, "", ""), network];
+        let mut conditions = vec![condition("RuntimeReady", true, "", ""), network];
+        if let apparmor::State::NotLoaded(why) = self.engine.apparmor_state() {
+            let message = format!("containers that ask for no profile run unconfined by AppArmor: {why}");
+            conditions.push(condition("AppArmorDefaultProfileLoaded", false, "ProfileNotLoaded", &message));
+        }
         let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
         StatusResponse {
             status: Some(RuntimeStatus { conditions }),
@@ -72,6 +77,7 @@ impl Cri {
             "pods": self.engine.list_pods().len(),
             "containers": self.engine.list_containers().len(),
             "unreadable": self.engine.unreadable(),
+            "apparmor": self.engine.apparmor_state().to_string(),
         });
         let cni = self.engine.network().cni().info();
         let all = [("config", self.config.to_string()), ("podwright", state.to_string()), ("cni", cni.to_string())];

@@ -7,7 +7,7 @@ use crate::criapi::{
     SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 use crate::error::{Error, Result};
-use crate::state::model::{NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security};
+use crate::state::model::{AppArmorProfile, NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security};
 
 /// Refuses what would have to be done to the pause process, and cannot be.
 pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext, host: Host) -> Result<()> {
@@ -15,7 +15,8 @@ pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext, hos
         return Err(Error::invalid("config.linux.security_context.run_as_group needs run_as_user"));
     }
     refuse_label(context.selinux_options.as_ref(), host)?;
-    refuse_apparmor(context.apparmor.as_ref(), "", host)
+    // Pause runs no program of an image, and has nothing that a profile could keep it from.
+    apparmor(context.apparmor.as_ref(), "").map(|_| ())
 }
 
 fn refuse_label(options: Option<&SeLinuxOption>, host: Host) -> Result<()> {
@@ -27,19 +28,29 @@ fn refuse_label(options: Option<&SeLinuxOption>, host: Host) -> Result<()> {
 }
 
 /// `old` is the deprecated field, which counts when the profile is absent.
-fn refuse_apparmor(profile: Option<&SecurityProfile>, old: &str, host: Host) -> Result<()> {
-    let kind = match profile {
-        Some(profile) => profile_type("apparmor", profile)?,
-        None if old.starts_with("localhost/") => ProfileType::Localhost,
-        None if old == "runtime/default" => ProfileType::RuntimeDefault,
-        None => ProfileType::Unconfined,
+fn apparmor(profile: Option<&SecurityProfile>, old: &str) -> Result<AppArmorProfile> {
+    let localhost = |name: &str| {
+        // The deprecated field has the prefix, and so have clients that fill the new one from it.
+        let name = name.strip_prefix("localhost/").unwrap_or(name);
+        if AppArmorProfile::is_name(name) {
+            return Ok(AppArmorProfile::Localhost(name.to_owned()));
+        }
+        Err(Error::invalid(format!("security_context.apparmor: {name:?} is no name of a profile")))
     };
-    let lacking = match kind {
-        ProfileType::Unconfined => false,
-        ProfileType::RuntimeDefault => host.apparmor,
-        ProfileType::Localhost => true,
-    };
-    if lacking { Err(refuse("security_context.apparmor", "AppArmor is not in this version")) } else { Ok(()) }
+    match profile {
+        Some(profile) => match profile_type("apparmor", profile)? {
+            ProfileType::RuntimeDefault => Ok(AppArmorProfile::RuntimeDefault),
+            ProfileType::Unconfined => Ok(AppArmorProfile::Unconfined),
+            ProfileType::Localhost => localhost(&profile.localhost_ref),
+        },
+        None => match old {
+            "" => Ok(AppArmorProfile::Unset),
+            "unconfined" => Ok(AppArmorProfile::Unconfined),
+            "runtime/default" => Ok(AppArmorProfile::RuntimeDefault),
+            name if name.starts_with("localhost/") => localhost(name),
+            other => Err(Error::invalid(format!("security_context.apparmor_profile: {other:?} is none"))),
+        },
+    }
 }
 
 fn profile_type(field: &str, profile: &SecurityProfile) -> Result<ProfileType> {
@@ -131,9 +142,6 @@ pub(super) fn container_security(
     #[allow(deprecated, reason = "older clients fill only these")]
     let (old_apparmor, old_seccomp) = (context.apparmor_profile.clone(), context.seccomp_profile_path.clone());
     let privileged = context.privileged;
-    if !privileged || context.apparmor.as_ref().is_some_and(|p| p.profile_type == ProfileType::Localhost as i32) {
-        refuse_apparmor(context.apparmor.as_ref(), &old_apparmor, host)?;
-    }
     let optional = |field: &str, value: Option<Int64Value>| value.map(|v| id(field, v.value)).transpose();
     let capabilities = context.capabilities.unwrap_or_default();
     if !capabilities.add_ambient_capabilities.is_empty() && !privileged {
@@ -168,6 +176,7 @@ pub(super) fn container_security(
         masked_paths: context.masked_paths,
         readonly_paths: context.readonly_paths,
         seccomp: if privileged { SeccompProfile::Unconfined } else { seccomp(context.seccomp.as_ref(), &old_seccomp)? },
+        apparmor: apparmor(context.apparmor.as_ref(), &old_apparmor)?,
         pid_target: pid_target(context.namespace_options.as_ref(), pod)?,
         rlimits: Vec::new(),
     })

@@ -1,5 +1,6 @@
 //! CreateContainer: touches the disk only. There is no process to kill when it fails.
 
+use super::apparmor;
 use super::events::{Event, EventKind};
 use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
@@ -10,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::image::store::Image;
-use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile};
+use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile, Security};
 use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability};
 use crate::state::spec::SpecText;
@@ -34,6 +35,7 @@ impl Engine {
     pub async fn create_container(&self, pod: &PodId, config: ContainerConfig) -> Result<ContainerId> {
         let pod = self.reachable(pod).await?;
         let _one_at_a_time = pod.verb.lock().await;
+        self.prepare_apparmor(&config.security).await;
         let name = config.name.clone();
         let mut undo = Undo::default();
         match self.make_container(&pod, config, &mut undo) {
@@ -105,7 +107,8 @@ impl Engine {
         config.image_id = Some(image.id);
         let node_name = &self.0.options.node_name;
         let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
-        let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, ..host };
+        let apparmor = apparmor_of(pod, &config.security)?;
+        let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, apparmor, ..host };
         let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
         let log = match (&pod.record.config.log_directory, &config.log_path) {
             (Some(directory), Some(path)) => Some(log_file(directory, path)?),
@@ -124,6 +127,12 @@ impl Engine {
             image_ref,
         })
     }
+}
+
+/// The profile that it gets. A shim that was born before there were any refuses them all, so nobody gets one there who did not ask.
+fn apparmor_of(pod: &Pod, security: &Security) -> Result<Option<String>> {
+    let too_old = pod.shim().is_ok_and(|shim| shim.version() < crate::wire::SECURITY);
+    if security.apparmor.is_unset() && too_old { Ok(None) } else { apparmor::given(security) }
 }
 
 /// What the host adds to a container of `pod`. Reads devices and seccomp profile where the container has any.
@@ -148,6 +157,7 @@ pub fn host_facts(
             _ => None,
         },
         rlimits: rlimits()?,
+        apparmor: apparmor::wanted(&config.security).map(str::to_owned),
         lacking: !sys::capability::permitted().context(|| "read podwright's own capabilities")?,
         image_layers: Vec::new(),
     })

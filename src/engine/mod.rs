@@ -12,6 +12,7 @@
 //! What the engine never does: clone, mount, or know how a shim works. They meet in [`crate::wire`].
 
 pub mod adopt;
+pub mod apparmor;
 pub mod attach;
 mod cgroups;
 mod create_container;
@@ -119,6 +120,8 @@ struct Inner {
     sweeper: AtomicBool,
     /// The cgroups of pods whose shim has died under this engine: what ends there may be this process's to reap. `None` until one has.
     orphans: Mutex<Option<BTreeMap<PodId, String>>>,
+    /// Held while podwright's own AppArmor profile is loaded; why that failed.
+    apparmor: tokio::sync::Mutex<Option<String>>,
 }
 
 impl Engine {
@@ -151,6 +154,7 @@ impl Engine {
             observer: AtomicBool::new(false),
             sweeper: AtomicBool::new(false),
             orphans: Mutex::default(),
+            apparmor: tokio::sync::Mutex::default(),
         })))
     }
 

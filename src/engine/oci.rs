@@ -102,6 +102,8 @@ pub struct HostFacts {
     pub node_name: String,
     /// `linux.devices` of a privileged container: (path, type, major, minor, mode).
     pub devices: Vec<(String, char, u32, u32, u32)>,
+    /// The AppArmor profile of its processes; `None`: unconfined.
+    pub apparmor: Option<String>,
     /// A Localhost seccomp profile, read and parsed.
     pub seccomp: Option<Value>,
     /// Bits of the capabilities that podwright does not have itself and so cannot give, in a container of an outer runtime.
@@ -166,7 +168,7 @@ pub fn spec(
     if let (Some(profile), Some(linux)) = (&host.seccomp, linux.as_object_mut()) {
         linux.insert("seccomp".into(), profile.clone());
     }
-    Ok(json!({
+    let mut spec = json!({
         "ociVersion": "1.2.0",
         "hostname": pod.hostname,
         "root": { "path": "/root", "readonly": security.readonly_rootfs },
@@ -184,7 +186,11 @@ pub fn spec(
         "mounts": mounts(container, host)?,
         "annotations": annotations(pod, container, id),
         "linux": linux,
-    }))
+    });
+    if let Some(profile) = &host.apparmor {
+        spec["process"]["apparmorProfile"] = profile.as_str().into();
+    }
+    Ok(spec)
 }
 
 fn annotations(pod: &PodConfig, container: &ContainerConfig, id: &ContainerId) -> BTreeMap<&'static str, String> {

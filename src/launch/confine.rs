@@ -8,7 +8,7 @@ use crate::state::record::User;
 use crate::sys::openat2::{self, Links, Open};
 use crate::sys::sched::{self, Policy};
 use crate::sys::{capability, credentials, exec, install_seccomp, prctl, rlimit};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -60,7 +60,33 @@ pub(super) fn leave_the_shim(
         joined => joined.at(Step::Keyring)?,
     }
     // Through the host's /proc, before the container's is entered, which may be anything (CVE-2019-16884).
+    enter_apparmor(process)?;
     oom_score_adj(process, reporter)
+}
+
+/// Where this process names the profile that its next program is to run in, and reads it back; the second before Linux 5.8, and only
+/// there, for where several security modules are it is another one's (Documentation/admin-guide/LSM/index.rst).
+const APPARMOR: [&CStr; 2] = [c"self/attr/apparmor/exec", c"self/attr/exec"];
+/// The longest answer there: a name and its mode.
+const MAX_LABEL: usize = 4096;
+
+/// The kernel changes the profile with the program, whatever happens in between: neither a change of user nor one of namespaces loses it, and
+/// from an unconfined process no_new_privs allows it.
+fn enter_apparmor(process: &Process) -> Result<(), Failed> {
+    let Some(profile) = &process.apparmor else { return Ok(()) };
+    let profile = profile.to_bytes();
+    let path = if openat2::open_proc(APPARMOR[0], Open::Path).is_ok() { APPARMOR[0] } else { APPARMOR[1] };
+    openat2::open_proc(path, Open::Write)
+        .and_then(|file| openat2::write_all_once(file.as_fd(), &[b"exec ".as_slice(), profile].concat()))
+        .at(Step::AppArmor)?;
+    // Not the word of the write: what is written to something else would have been taken as well.
+    let mut said = vec![0; MAX_LABEL];
+    let file = openat2::open_proc(path, Open::Read).at(Step::AppArmor)?;
+    let length = openat2::read_once(file.as_fd(), &mut said).at(Step::AppArmor)?;
+    match said[..length].strip_prefix(profile) {
+        Some([] | [b' ' | b'\n', ..]) => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc_errno::EPERM)).at(Step::AppArmor),
+    }
 }
 
 /// The way to the program is ours, not the container's, and takes locks of the whole host (mounts, namespaces): before Linux 6.18 one

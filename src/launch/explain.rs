@@ -30,6 +30,7 @@ pub(super) fn process_error(failed: Failed, process: &Process) -> StartError {
             format!("{} to {}:{}", limit.resource.name(), number(limit.soft), number(limit.hard))
         }),
         Step::OomScoreAdj => process.oom_score_adj.to_string(),
+        Step::AppArmor => process.apparmor.as_ref().map_or_else(String::new, |p| p.to_string_lossy().into_owned()),
         Step::Exec => match (process.programs.get(usize::from(failed.object)), failed.errno) {
             (_, libc_errno::ENOENT) | (None, _) => {
                 process.argv.first().map_or_else(String::new, |arg| format!("{:?}", arg.to_string_lossy()))
@@ -65,6 +66,7 @@ fn with_reason(failed: Failed, mut e: StartError) -> StartError {
         (Step::OomScoreAdj, libc_errno::EACCES) => {
             "to lower it takes CAP_SYS_RESOURCE; give it that, or --allow-unenforced-limits"
         }
+        (Step::AppArmor, libc_errno::ENOENT) => "the kernel has no such profile (any more), or no AppArmor",
         (Step::Clone, libc_errno::EBUSY) => "threads in this process, or controllers enabled below the cgroup",
         (Step::Report, libc_errno::ETIMEDOUT) => "it did not get to its program in time, and was killed",
         _ => return e,

@@ -8,7 +8,7 @@
 use super::plan_mounts::{Mount, Node, device_nodes, mounts, relative};
 use super::seccomp::{Machine, Program, compile};
 use super::{StartError, Step, devices, seccomp_profile};
-use crate::state::model::NamespaceMode;
+use crate::state::model::{AppArmorProfile, NamespaceMode};
 use crate::sys::rlimit::Resource;
 use crate::sys::{capability, credentials};
 use crate::wire::{Exec, Launch, Seccomp};
@@ -86,6 +86,8 @@ pub struct Process {
     pub effective: u64,
     pub ambient: u64,
     pub no_new_privs: bool,
+    /// The AppArmor profile that it enters with its program; `None`: unconfined.
+    pub apparmor: Option<CString>,
     /// No instructions: unconfined.
     pub seccomp: Program,
     /// HOME is not in `env`: /etc/passwd says it.
@@ -215,6 +217,7 @@ impl Process {
             effective: caps.effective,
             ambient: caps.ambient,
             no_new_privs,
+            apparmor: apparmor(process.apparmor_profile().as_deref())?,
             seccomp: seccomp(launch, spec, caps.bounding)?,
             wants_home,
             init: launch.init,
@@ -303,6 +306,15 @@ fn workdir(field: &str, path: &[u8]) -> Result<CString, StartError> {
         return Err(refused(format!("{field}: {shown} is a descriptor of a process and no place in the container")));
     }
     text(field, shown.trim_start_matches('/').as_bytes())
+}
+
+/// The profile, which stays one word of one line wherever it is written.
+fn apparmor(profile: Option<&str>) -> Result<Option<CString>, StartError> {
+    match profile {
+        None | Some("" | "unconfined") => Ok(None),
+        Some(name) if AppArmorProfile::is_name(name) => text("process.apparmorProfile", name.as_bytes()).map(Some),
+        Some(name) => Err(refused(format!("process.apparmorProfile: {name:?} is no name of a profile"))),
+    }
 }
 
 fn oom_score_adj(value: i32) -> Result<i32, StartError> {
@@ -415,10 +427,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
         "platform",
     );
     if let Some(process) = spec.process() {
-        note(
-            process.apparmor_profile().as_deref().is_some_and(|p| !matches!(p, "" | "unconfined")),
-            "process.apparmorProfile",
-        );
         note(named(process.selinux_label()), "process.selinuxLabel");
         note(process.scheduler().is_some(), "process.scheduler");
         note(process.io_priority().is_some(), "process.ioPriority");
@@ -572,6 +580,14 @@ mod tests {
         }
         assert_eq!(one("/proc/uptime", "bind", json!(["bind", "ro"])), Ok(()));
         assert_eq!(one("/proc", "proc", json!(["nosuid"])), Ok(()));
+    }
+
+    #[test]
+    fn an_apparmor_profile_is_a_name_or_none() {
+        let of = |name: &str| plan(|s| s["process"]["apparmorProfile"] = name.into()).map(|p| p.process.apparmor);
+        assert_eq!(of("podwright-default"), Ok(Some(c"podwright-default".to_owned())));
+        assert_eq!((of(""), of("unconfined")), (Ok(None), Ok(None)));
+        assert!(of("a\nchangehat b").is_err());
     }
 
     #[test]

@@ -37,6 +37,7 @@ steps! {
     Session = "setsid",
     Keyring = "join session keyring",
     OomScoreAdj = "write oom_score_adj",
+    AppArmor = "enter AppArmor profile",
     Rlimit = "setrlimit",
     Setns = "setns",
     Unshare = "unshare",

@@ -260,6 +260,8 @@ pub struct Security {
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
     pub seccomp: SeccompProfile,
+    #[serde(default, skip_serializing_if = "AppArmorProfile::is_unset")]
+    pub apparmor: AppArmorProfile,
     /// Overrides the pod's pid mode for this container ([`NamespaceMode::Target`]).
     pub pid_target: Option<ContainerId>,
     /// Resource name without `RLIMIT_`, soft, hard (setrlimit(2)).
@@ -276,9 +278,53 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
+/// CRI `SecurityProfile` for AppArmor. A privileged container is unconfined, unless it names a profile of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// Nothing was asked for: podwright's own profile where it is loaded.
+    #[default]
+    Unset,
+    Unconfined,
+    /// podwright's own, or no container.
+    RuntimeDefault,
+    /// One that the host's administrator has loaded, by its name in the kernel.
+    Localhost(String),
+}
+
+impl AppArmorProfile {
+    /// The longest name that is accepted, in bytes.
+    pub const MAX_NAME: usize = 255;
+
+    /// Whether nothing was asked for.
+    pub fn is_unset(&self) -> bool {
+        *self == AppArmorProfile::Unset
+    }
+
+    /// Whether a text can be the name of one: a single line that the kernel reads as no more than a name.
+    pub fn is_name(text: &str) -> bool {
+        let plain = |c: char| !c.is_control() && c != '\u{7f}';
+        (1..=Self::MAX_NAME).contains(&text.len()) && text.trim() == text && text.chars().all(plain)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profiles_name_is_one_line_without_edges() {
+        for (name, good) in [
+            ("podwright-default", true),
+            ("/usr/bin/with space//child", true),
+            ("", false),
+            ("a\nb", false),
+            ("a\0", false),
+            (" a", false),
+        ] {
+            assert_eq!(AppArmorProfile::is_name(name), good, "{name:?}");
+        }
+        assert!(!AppArmorProfile::is_name(&"x".repeat(AppArmorProfile::MAX_NAME + 1)));
+    }
 
     #[test]
     fn a_change_of_one_limit_leaves_the_others() {

@@ -232,6 +232,14 @@ pub fn write_all_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// One read(2).
+///
+/// # Errors
+/// Those of read(2).
+pub fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! What the host gives everyone: limits, the clock, security modules; and this program's own build.
 
 use super::{Finding, Verdict, not_readable, read};
+use crate::engine::apparmor;
 use crate::error::describe_io;
 use crate::sys::probe;
 use std::io::Read;
@@ -78,14 +79,14 @@ fn namespaces() -> Finding {
 
 fn apparmor() -> Finding {
     let why = "a second wall around containers, beside seccomp and capabilities";
-    let on = read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == "Y");
-    let finding = Finding::ok(AREA, "AppArmor", "not enabled on this host", why);
-    if !on {
-        return finding;
+    let finding = Finding::ok(AREA, "AppArmor", apparmor::state().to_string(), why);
+    match (apparmor::state(), apparmor::parser()) {
+        (apparmor::State::Off | apparmor::State::Loaded, _) | (_, Some(_)) => finding,
+        (apparmor::State::NotLoaded(_), None) => finding.but(
+            Verdict::Warn,
+            "install the package apparmor (apparmor_parser): until then containers run unconfined by AppArmor, and one that asks for the default profile is refused",
+        ),
     }
-    let remedy =
-        "none in this version: containers run unconfined by AppArmor, and a pod that asks for a profile is refused";
-    Finding { found: "enabled".into(), ..finding }.but(Verdict::Warn, remedy)
 }
 
 fn selinux() -> Finding {

@@ -1,4 +1,4 @@
-//! One execution of a plugin: fed, listened to, and ended, within a time and with bounded output, whatever the plugin does.
+//! One execution of a plugin (or of another program of the host, apparmor_parser): fed, listened to, and ended, within a time and with bounded output, whatever the plugin does.
 //!
 //! A plugin is a process group. When its first process has ended, or its time is over, the group is killed: what a plugin leaves behind
 //! in it would go on to change a network that nobody waits for, and be this process's to reap. One that wants a daemon gives it a
@@ -34,6 +34,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Call {
     pub program: PathBuf,
+    /// None of them for a plugin, which is told all by its environment.
+    pub args: Vec<String>,
     /// All of it.
     pub env: Vec<(String, String)>,
     pub stdin: Vec<u8>,
@@ -92,7 +94,7 @@ async fn start(call: &Call) -> Result<Child> {
     let mut tries = 0;
     loop {
         let mut command = Command::new(&call.program);
-        command.env_clear().envs(call.env.iter().map(|(name, value)| (name, value))).current_dir("/");
+        command.args(&call.args).env_clear().envs(call.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         match command.spawn() {
             Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => tries += 1,
@@ -204,7 +206,7 @@ mod tests {
         crate::state::record::write_bytes(&program, text.as_bytes(), 0o755, crate::state::record::Durability::Boot)
             .expect("write");
         let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("CNI_COMMAND".to_owned(), "ADD".to_owned())];
-        run(Call { program, env, stdin: stdin.to_vec(), until: Instant::now() + limit }).await
+        run(Call { program, args: Vec::new(), env, stdin: stdin.to_vec(), until: Instant::now() + limit }).await
     }
 
     const LONG: Duration = Duration::from_secs(30);
@@ -252,7 +254,13 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_cannot_be_executed_is_an_error() {
-        let call = Call { program: "/etc/passwd".into(), env: vec![], stdin: vec![], until: Instant::now() + LONG };
+        let call = Call {
+            program: "/etc/passwd".into(),
+            args: vec![],
+            env: vec![],
+            stdin: vec![],
+            until: Instant::now() + LONG,
+        };
         let e = run(call).await.expect_err("no program");
         assert!(e.to_string().contains("execute /etc/passwd: EACCES"), "{e}");
     }

@@ -19,7 +19,7 @@
 mod args;
 mod collect;
 mod conf;
-mod exec;
+pub(crate) mod exec;
 mod netns;
 mod plugins;
 mod result;

@@ -119,7 +119,8 @@ impl Plugins {
         let program = find(&job.plugin.program, directories)?;
         let full = |_| Error::new(Kind::DeadlineExceeded, "too many other plugins were running all the time");
         let permit = tokio::time::timeout_at(job.until, self.at_once.acquire()).await.map_err(full)?;
-        let call = Call { program, env: environment(&job, directories), stdin: job.stdin, until: job.until };
+        let call =
+            Call { program, args: vec![], env: environment(&job, directories), stdin: job.stdin, until: job.until };
         let said = exec::run(call).await?;
         drop(permit);
         if said.status.success() {
