@@ -446,7 +446,7 @@ fn specs_that_cannot_be_honoured_are_refused_by_field() {
         ("process.args", |s| s["process"]["args"] = serde_json::json!([])),
         ("process.env", |s| s["process"]["env"] = serde_json::json!(["NOEQUALS"])),
         ("process.cwd", |s| s["process"]["cwd"] = "relative".into()),
-        ("process.apparmorProfile", |s| s["process"]["apparmorProfile"] = "mine".into()),
+        ("process.apparmorProfile", |s| s["process"]["apparmorProfile"] = "two\nlines".into()),
         ("process.capabilities.inheritable", |s| {
             s["process"]["capabilities"]["inheritable"] = serde_json::json!(["CAP_KILL"])
         }),
