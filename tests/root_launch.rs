@@ -186,7 +186,12 @@ fn pid_namespaces_are_the_pods_own_the_hosts_or_a_targets() {
 
 fn host_network_and_ipc_are_the_hosts() {
     use podwright::state::model::{NamespaceMode, Namespaces};
-    let node = Namespaces { network: NamespaceMode::Node, ipc: NamespaceMode::Node, pid: NamespaceMode::Container };
+    let node = Namespaces {
+        network: NamespaceMode::Node,
+        ipc: NamespaceMode::Node,
+        pid: NamespaceMode::Container,
+        ..Namespaces::default()
+    };
     let mut pod = Pod::new(node);
     let shared = tempfile::NamedTempFile::new_in("/dev/shm").expect("shm");
     let name = format!("/dev/shm/{}", shared.path().file_name().expect("name").to_string_lossy());

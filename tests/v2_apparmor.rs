@@ -34,7 +34,8 @@ async fn node() -> (Node, MutexGuard<'static, ()>) {
 /// A pod whose containers are each PID 1, and may be privileged.
 fn sandbox(node: &Node) -> PodSandboxConfig {
     let options = NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() };
-    let context = LinuxSandboxSecurityContext { namespace_options: Some(options), privileged: true, ..Default::default() };
+    let context =
+        LinuxSandboxSecurityContext { namespace_options: Some(options), privileged: true, ..Default::default() };
     let linux = LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() };
     PodSandboxConfig { linux: Some(linux), ..node.sandbox("p") }
 }

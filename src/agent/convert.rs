@@ -13,7 +13,7 @@ use super::resources::{self, NodeResources, Qos};
 use super::volume::{self, Content, VolumePlan};
 use crate::state::model::{
     ContainerConfig, HostAlias, ImageVolume, Mount, NamespaceMode, Namespaces, PodCgroup, PodConfig, PortMapping,
-    SeccompProfile, Security,
+    SeccompProfile, Security, UserNamespace,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -132,6 +132,8 @@ pub struct ContainerPlan {
     /// Where the file of the termination message is, without the attempt.
     message_dir: PathBuf,
     message_path: String,
+    /// What the host gives it is seen through the ids of the pod's user namespace.
+    idmap: bool,
 }
 
 impl ContainerPlan {
@@ -143,6 +145,7 @@ impl ContainerPlan {
         config.mounts.push(Mount {
             container_path: self.message_path.clone(),
             host_path: self.message_file(number),
+            idmap: self.idmap,
             ..Mount::default()
         });
         Mount::by_depth(&mut config.mounts);
@@ -254,7 +257,12 @@ impl Build<'_> {
                 .iter()
                 .map(|(ip, hostnames)| HostAlias { ip: ip.clone(), hostnames: hostnames.clone() })
                 .collect(),
-            namespaces: Namespaces { network: mode(spec.host_network), pid, ipc: mode(spec.host_ipc) },
+            namespaces: Namespaces {
+                network: mode(spec.host_network),
+                pid,
+                ipc: mode(spec.host_ipc),
+                user: if spec.own_users { UserNamespace::Any } else { UserNamespace::Host },
+            },
             sysctls: spec.security.sysctls.iter().map(|(n, v)| (n.value.clone(), v.clone())).collect(),
             cgroup: PodCgroup::Own {
                 path: resources::cgroup_path(self.qos, uid),
@@ -338,6 +346,7 @@ impl Build<'_> {
             config,
             message_dir: self.facts.pod_dir.join("containers").join(&container.name),
             message_path: container.termination_message_path.clone(),
+            idmap: spec.own_users,
         })
     }
 
@@ -372,6 +381,7 @@ impl Build<'_> {
                 readonly,
                 recursive_readonly: readonly && mount.recursive_read_only != RecursiveReadOnly::Disabled,
                 propagation: mount.propagation,
+                idmap: self.scope.pod.spec.own_users,
                 image: None,
             });
         }
@@ -384,7 +394,7 @@ impl Build<'_> {
         let (own, pod) = (&container.security, &self.scope.pod.spec.security);
         let paths = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
         let (mut masked_paths, mut readonly_paths) = (Vec::new(), Vec::new());
-        if !own.privileged {
+        if !own.privileged && !own.proc_unmasked {
             masked_paths = paths(&MASKED_PATHS);
             masked_paths.extend(self.facts.masked_paths.iter().cloned());
             readonly_paths = paths(&READONLY_PATHS);
@@ -609,7 +619,12 @@ mod tests {
         let security = &plan.containers[0].config.security;
         assert!(security.masked_paths.is_empty() && security.readonly_paths.is_empty());
         assert_eq!(security.seccomp, SeccompProfile::Unconfined);
-        let node = Namespaces { network: NamespaceMode::Node, pid: NamespaceMode::Node, ipc: NamespaceMode::Node };
+        let node = Namespaces {
+            network: NamespaceMode::Node,
+            pid: NamespaceMode::Node,
+            ipc: NamespaceMode::Node,
+            user: UserNamespace::Host,
+        };
         assert_eq!((plan.config.namespaces, plan.config.hostname.as_str()), (node, ""));
         let PodCgroup::Own { path, .. } = &plan.config.cgroup else { panic!("the agent's own") };
         assert!(path.starts_with("besteffort/pod"));

@@ -93,6 +93,7 @@ pub(super) fn spec(fields: &Fields<'_>) -> PodSpec {
             .and_then(|f| f.int(1, i64::from(i32::MAX)))
             .and_then(|n| u32::try_from(n).ok()),
         host_network,
+        own_users: fields.get("hostUsers").and_then(|f| f.bool()) == Some(false),
         host_pid: fields.flag("hostPID"),
         host_ipc: fields.flag("hostIPC"),
         share_process_namespace: fields.flag("shareProcessNamespace"),
@@ -127,9 +128,6 @@ fn containers(fields: &Fields<'_>) -> Vec<Container> {
 fn refuse_unless_harmless(fields: &Fields<'_>) {
     if let Some(field) = fields.get("automountServiceAccountToken").filter(|f| f.bool() == Some(true)) {
         field.wrong("there is no API server to give tokens", "write false, or leave it out");
-    }
-    if let Some(field) = fields.get("hostUsers").filter(|f| f.bool() == Some(false)) {
-        field.wrong("user namespaces are not honoured by this podwright", "write true, or leave it out");
     }
     if let Some(field) = fields.get("setHostnameAsFQDN").filter(|f| f.bool() == Some(true)) {
         field.wrong("not honoured by this podwright: there is no cluster domain", "use hostnameOverride");

@@ -88,16 +88,13 @@ pub(super) fn container(field: &Field<'_>) -> Option<ContainerSecurity> {
     let list = |name| -> Vec<String> {
         capabilities.iter().flat_map(|c| c.items(name)).filter_map(|f| capability(&f)).collect()
     };
-    let unmasked =
-        fields.get("procMount").and_then(|f| Some((f.choice(&[("Default", false), ("Unmasked", true)])?, f)));
-    if let Some((true, f)) = unmasked {
-        f.wrong("it needs hostUsers: false, which is not honoured by this podwright", "write Default");
-    }
+    let unmasked = fields.get("procMount").and_then(|f| f.choice(&[("Default", false), ("Unmasked", true)]));
     Some(ContainerSecurity {
         spot: field.spot(),
         run_as: run_as(&fields),
         seccomp: fields.get("seccompProfile").and_then(|f| seccomp(&f)),
         apparmor: fields.get("appArmorProfile").and_then(|f| apparmor(&f)),
+        proc_unmasked: unmasked.unwrap_or(false),
         privileged: fields.flag("privileged"),
         allow_privilege_escalation: fields.get("allowPrivilegeEscalation").and_then(|f| f.bool()),
         read_only_root: fields.flag("readOnlyRootFilesystem"),

@@ -24,7 +24,9 @@
 //! | appArmorProfile | absent means podwright's own where the host has AppArmor; named ones the host's administrator loads |
 //! | sysctls | of the pod's net and ipc namespaces; no list of "safe" ones, who writes the file owns the machine |
 //! | dnsPolicy | no cluster DNS: ClusterFirst means the host's, as for a kubelet without clusterDNS |
-//! | hostUsers: false, procMount: Unmasked, subdomain, setHostnameAsFQDN: true | refused |
+//! | hostUsers: false | a user namespace of 65536 ids that no other pod has; every volume is seen through them |
+//! | procMount: Unmasked | with hostUsers: false, as in Kubernetes |
+//! | subdomain, setHostnameAsFQDN: true | refused |
 //! | nodeName | refused if it is another node's; nodeSelector and affinity refused |
 //! | priority, priorityClassName, runtimeClassName, overhead, pod-level resources | refused |
 //! | tolerations, schedulerName, enableServiceLinks, resizePolicy, preemptionPolicy | accepted: no effect |

@@ -42,6 +42,8 @@ pub struct PodSpec {
     pub termination_grace_seconds: u32,
     pub active_deadline_seconds: Option<u32>,
     pub host_network: bool,
+    /// hostUsers false: a user namespace of its own.
+    pub own_users: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
     pub share_process_namespace: bool,
@@ -235,6 +237,8 @@ pub struct ContainerSecurity {
     pub run_as: RunAs,
     pub seccomp: Option<Seccomp>,
     pub apparmor: Option<AppArmorProfile>,
+    /// procMount Unmasked: nothing of /proc is masked or read-only.
+    pub proc_unmasked: bool,
     pub privileged: bool,
     pub allow_privilege_escalation: Option<bool>,
     pub read_only_root: bool,

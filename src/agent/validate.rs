@@ -100,6 +100,13 @@ impl Check<'_> {
             let spot = self.pod.spot.below("spec.shareProcessNamespace");
             self.wrong(&spot, "true", "hostPID is true as well", "write only one of the two");
         }
+        for (name, host) in [("hostNetwork", spec.host_network), ("hostIPC", spec.host_ipc), ("hostPID", spec.host_pid)]
+        {
+            if spec.own_users && host {
+                let spot = self.pod.spot.below("spec").below(name);
+                self.wrong(&spot, "true", "hostUsers is false", "write only one of the two");
+            }
+        }
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (name, _) in &spec.security.sysctls {
             let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| name.value.starts_with(p))
@@ -327,6 +334,10 @@ impl Check<'_> {
             let spot = own.spot.below("seccompProfile");
             self.add(&spot, "privileged is true: it has no filter", "leave out one of the two");
         }
+        if own.proc_unmasked && !self.spec().own_users {
+            let spot = own.spot.below("procMount");
+            self.wrong(&spot, "Unmasked", "the pod has the host's users", "write hostUsers: false, or Default");
+        }
         if own.privileged && own.apparmor == Some(AppArmorProfile::RuntimeDefault) {
             let spot = own.spot.below("appArmorProfile");
             self.add(&spot, "privileged is true: it has no default profile", "leave out one of the two, or name one");
@@ -340,6 +351,15 @@ impl Check<'_> {
             if let Some(line) = seen.insert(path, mount.spot.at.line) {
                 let message = format!("line {line} mounts there as well");
                 self.wrong(&mount.spot.below("mountPath"), &mount.mount_path, message, "mount each elsewhere");
+            }
+            if self.spec().own_users && mount.propagation == Propagation::Bidirectional {
+                let spot = mount.spot.below("mountPropagation");
+                self.wrong(
+                    &spot,
+                    "Bidirectional",
+                    "hostUsers is false: nothing of it reaches the host",
+                    "write another",
+                );
             }
             let Some(volume) = self.spec().volumes.iter().find(|v| v.name == mount.name.value) else {
                 let remedy = match did_you_mean(&mount.name.value, self.spec().volumes.iter().map(|v| v.name.as_str()))

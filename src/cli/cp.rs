@@ -6,7 +6,9 @@
 
 use super::{Session, find, output};
 use crate::error::{Context, Error, Result};
+use crate::state::model::IdMap;
 use crate::state::record::User;
+use crate::sys;
 use crate::sys::openat2::{self, Links, Open};
 use crate::sys::{at, fs};
 use std::ffi::{CString, OsStr};
@@ -57,6 +59,10 @@ pub(super) fn run(args: &CpArgs, session: &Session) -> Result<u8> {
         let root = found.engine.root_of(&container.record.id)?;
         let user = container.process.map(|process| process.user);
         let user = user.ok_or_else(|| Error::precondition("the container does not run"))?;
+        let user = match found.pod.record.config.namespaces.user.map() {
+            Some(ids) if !out => in_user_namespace(user, ids)?,
+            _ => user,
+        };
         let mut copy = Copy { root, user, left_out: 0 };
         match out {
             true => copy.out(Path::new(inside), Path::new(here))?,
@@ -64,6 +70,16 @@ pub(super) fn run(args: &CpArgs, session: &Session) -> Result<u8> {
         }
         Ok(u8::from(copy.left_out > 0))
     })
+}
+
+/// The user as the host has it. Files are made as the pod's root from here on: in a volume that is seen through the pod's ids the host's root is
+/// nobody.
+fn in_user_namespace(user: User, ids: IdMap) -> Result<User> {
+    let outside = || Error::internal(format!("user {}:{} is not in the pod's user namespace", user.uid, user.gid));
+    let (uid, gid) = (ids.uids.to_host(user.uid), ids.gids.to_host(user.gid));
+    let (uid, gid) = (uid.ok_or_else(outside)?, gid.ok_or_else(outside)?);
+    sys::credentials::make_files_as(ids.uids.host, ids.gids.host).context(|| "make files as the pod's root")?;
+    Ok(User { uid, gid, ..user })
 }
 
 /// `POD:PATH`; a path here has no colon before its first slash, or starts with a dot or a slash.

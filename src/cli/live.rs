@@ -65,6 +65,10 @@ pub(super) fn status(status: &str, spec: &Value, user: &User, seccomp: &Seccomp,
     let may = |capability: &str| {
         CAPABILITIES.iter().position(|c| *c == capability).is_some_and(|bit| bounding >> bit & 1 == 1)
     };
+    // /proc shows a reader the ids of the reader's own namespace, the host's.
+    let host =
+        |field: &str| spec["linux"][field][0]["hostID"].as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+    let (first_uid, first_gid) = (host("uidMappings"), host("gidMappings"));
     let four = |id: u32| format!("{id} {id} {id} {id}");
     let ids = |name: &str, id: u32, capability: &str| {
         Check::new(name, four(id), words(line(status, name))).excused(may(capability), "the program changed it")
@@ -72,10 +76,10 @@ pub(super) fn status(status: &str, spec: &Value, user: &User, seccomp: &Seccomp,
     let mut groups = user.groups.clone();
     groups.sort_unstable();
     groups.dedup();
-    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+    let groups: Vec<String> = groups.iter().map(|gid| gid.saturating_add(first_gid).to_string()).collect();
     let mut checks = vec![
-        ids("Uid", user.uid, "SETUID"),
-        ids("Gid", user.gid, "SETGID"),
+        ids("Uid", user.uid.saturating_add(first_uid), "SETUID"),
+        ids("Gid", user.gid.saturating_add(first_gid), "SETGID"),
         Check::new("Groups", groups.join(" "), sorted(line(status, "Groups")))
             .excused(may("SETGID"), "the program changed it"),
     ];

@@ -320,6 +320,7 @@ pub(super) fn namespaces(namespaces: &crate::state::model::Namespaces) -> BTreeM
         ("pid", word(&namespaces.pid)),
         ("mount", "container"),
         ("cgroup", "container"),
+        ("user", if namespaces.user.is_host() { "host" } else { "pod" }),
     ])
 }
 

@@ -42,8 +42,15 @@ struct Document {
 }
 
 /// Namespaces of a spec and their names below /proc/PID/ns, namespaces(7).
-const NAMESPACES: [(&str, &str); 6] =
-    [("mount", "mnt"), ("cgroup", "cgroup"), ("network", "net"), ("uts", "uts"), ("ipc", "ipc"), ("pid", "pid")];
+const NAMESPACES: [(&str, &str); 7] = [
+    ("mount", "mnt"),
+    ("cgroup", "cgroup"),
+    ("network", "net"),
+    ("uts", "uts"),
+    ("ipc", "ipc"),
+    ("pid", "pid"),
+    ("user", "user"),
+];
 /// The longest file of /proc that is read, in bytes: the mountinfo of the most mounts a container may have.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 

@@ -10,7 +10,7 @@ use crate::engine::pod::State;
 use crate::engine::query::{ContainerStatus, PodStatus};
 use crate::engine::signal;
 use crate::image::store;
-use crate::state::model::{Mount, NamespaceMode, PodConfig, Propagation, Resources};
+use crate::state::model::{IdMap, IdRange, Mount, NamespaceMode, PodConfig, Propagation, Resources};
 use crate::state::record::{ContainerRecord, PodRecord};
 
 fn pod_metadata(config: &PodConfig) -> PodSandboxMetadata {
@@ -49,6 +49,12 @@ fn mode(mode: &NamespaceMode) -> i32 {
     }) as i32
 }
 
+fn user_namespace(map: IdMap) -> criapi::UserNamespace {
+    let mapping =
+        |range: IdRange| vec![criapi::IdMapping { host_id: range.host, container_id: 0, length: range.length }];
+    criapi::UserNamespace { mode: Mode::Pod as i32, uids: mapping(map.uids), gids: mapping(map.gids) }
+}
+
 /// PodSandboxStatus. A kubelet makes a ready pod anew when its namespaces are not those it asked for.
 pub(super) fn pod_status(pod: &PodStatus) -> criapi::PodSandboxStatus {
     let namespaces = &pod.record.config.namespaces;
@@ -57,7 +63,7 @@ pub(super) fn pod_status(pod: &PodStatus) -> criapi::PodSandboxStatus {
         pid: mode(&namespaces.pid),
         ipc: mode(&namespaces.ipc),
         target_id: String::new(),
-        userns_options: None,
+        userns_options: namespaces.user.map().map(user_namespace),
     };
     criapi::PodSandboxStatus {
         id: pod.record.id.to_string(),

@@ -10,7 +10,7 @@
 //! | selinux_options, selinux_relabel | refused where the host has SELinux; elsewhere there is nothing to label, as for other runtimes |
 //! | the sandbox's apparmor | as its seccomp |
 
-use super::security::{container_security, pod_namespaces, refuse_sandbox_security};
+use super::security::{container_security, is_idmapped, pod_namespaces, refuse_sandbox_security};
 use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -134,7 +134,7 @@ pub(super) fn container(
         return Err(refuse("config.CDI_devices", "CDI is not in this version"));
     }
     let linux = config.linux.unwrap_or_default();
-    let mut mounts = config.mounts.into_iter().map(|m| mount(m, host)).collect::<Result<Vec<_>>>()?;
+    let mut mounts = config.mounts.into_iter().map(|m| mount(m, pod, host)).collect::<Result<Vec<_>>>()?;
     Mount::by_depth(&mut mounts);
     let converted = ContainerConfig {
         name: metadata.name,
@@ -185,7 +185,8 @@ fn env(entry: criapi::KeyValue) -> Result<(String, String)> {
     Ok((entry.key, value))
 }
 
-fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
+fn mount(mount: criapi::Mount, pod: &PodConfig, host: Host) -> Result<Mount> {
+    let idmap = is_idmapped(&mount, pod)?;
     let at = |field: &str| format!("mount {:?}: {field}", mount.container_path);
     let image = match (mount.image, mount.image_sub_path) {
         (Some(image), sub_path) if !image.image.is_empty() => {
@@ -202,9 +203,6 @@ fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
     }
     if !mount.mount_options.is_empty() {
         return Err(refuse(&at("mount_options"), "not in this version, as its runtime features say"));
-    }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(refuse(&at("uidMappings"), "idmapped mounts are not in this version"));
     }
     if mount.selinux_relabel && host.selinux {
         return Err(refuse(&at("selinux_relabel"), "SELinux labels are not in this version"));
@@ -229,6 +227,7 @@ fn mount(mount: criapi::Mount, host: Host) -> Result<Mount> {
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
         propagation,
+        idmap,
         image,
     })
 }

@@ -67,6 +67,8 @@ pub struct Cri {
     puller: Puller,
     streams: stream::Server,
     host: Host,
+    /// Pods can have user namespaces here, with any volume.
+    user_namespaces: bool,
     /// The configuration as JSON, for `crictl info`.
     config: Arc<str>,
     making: Arc<Making>,
@@ -107,12 +109,14 @@ impl Cri {
         working: mpsc::Sender<()>,
     ) -> Cri {
         let host = Host { selinux: Path::new("/sys/fs/selinux/enforce").exists() };
+        let user_namespaces = crate::sys::probe::user_namespace_with_idmapped_tmpfs().is_ok();
         let (config, started) = (config.into(), SystemTime::now());
         Cri {
             engine,
             puller,
             streams,
             host,
+            user_namespaces,
             config,
             making: Arc::default(),
             calls: Arc::default(),

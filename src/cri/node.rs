@@ -52,7 +52,8 @@ impl Cri {
             let message = format!("containers that ask for no profile run unconfined by AppArmor: {why}");
             conditions.push(condition("AppArmorDefaultProfileLoaded", false, "ProfileNotLoaded", &message));
         }
-        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let features =
+            RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: self.user_namespaces };
         StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info: if verbose { self.node_info() } else { BTreeMap::new() },

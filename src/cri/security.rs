@@ -3,11 +3,13 @@
 use super::convert::{Host, refuse, target};
 use crate::criapi::security_profile::ProfileType;
 use crate::criapi::{
-    Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode as Mode, NamespaceOption,
-    SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+    IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, Mount, NamespaceMode as Mode,
+    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 use crate::error::{Error, Result};
-use crate::state::model::{AppArmorProfile, NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security};
+use crate::state::model::{
+    AppArmorProfile, IdMap, IdRange, NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security, UserNamespace,
+};
 
 /// Refuses what would have to be done to the pause process, and cannot be.
 pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext, host: Host) -> Result<()> {
@@ -69,7 +71,7 @@ fn mode(field: &str, number: i32) -> Result<Mode> {
 /// A pod's namespaces. Without any option all are the pod's, as the zero of the interface says.
 pub(super) fn pod_namespaces(options: Option<&NamespaceOption>) -> Result<Namespaces> {
     let Some(options) = options else { return Ok(Namespaces::default()) };
-    refuse_userns(options)?;
+    let user = user_namespace(options)?;
     let own_or_host = |field: &str, number| match mode(field, number)? {
         Mode::Pod => Ok(NamespaceMode::Pod),
         Mode::Node => Ok(NamespaceMode::Node),
@@ -84,25 +86,55 @@ pub(super) fn pod_namespaces(options: Option<&NamespaceOption>) -> Result<Namesp
             _ => own_or_host("pid", options.pid)?,
         },
         ipc: own_or_host("ipc", options.ipc)?,
+        user,
     })
 }
 
-fn refuse_userns(options: &NamespaceOption) -> Result<()> {
-    let Some(userns) = &options.userns_options else { return Ok(()) };
-    match mode("userns_options.mode", userns.mode)? {
-        Mode::Node if userns.uids.is_empty() && userns.gids.is_empty() => Ok(()),
-        Mode::Pod => Err(refuse(
-            "namespace_options.userns_options",
-            "user namespaces are not in this version; leave hostUsers out, or true",
-        )),
-        _ => Err(Error::invalid("namespace_options.userns_options: the mode is POD, or NODE without mappings")),
+/// The mappings that clients (the kubelet) have chosen: one each, from 0 on.
+fn user_namespace(options: &NamespaceOption) -> Result<UserNamespace> {
+    let Some(asked) = &options.userns_options else { return Ok(UserNamespace::Host) };
+    let at = |why: String| Error::invalid(format!("namespace_options.userns_options: {why}"));
+    match mode("userns_options.mode", asked.mode)? {
+        Mode::Node if asked.uids.is_empty() && asked.gids.is_empty() => Ok(UserNamespace::Host),
+        Mode::Pod => match (id_range(&asked.uids), id_range(&asked.gids)) {
+            (Ok(uids), Ok(gids)) => Ok(UserNamespace::Mapped(IdMap { uids, gids })),
+            (Err(why), _) => Err(at(format!("uids: {why}"))),
+            (_, Err(why)) => Err(at(format!("gids: {why}"))),
+        },
+        _ => Err(at("the mode is POD with mappings, or NODE without".to_owned())),
+    }
+}
+
+fn id_range(mappings: &[IdMapping]) -> Result<IdRange, String> {
+    match mappings {
+        [IdMapping { container_id: 0, host_id, length }] => IdRange::new(*host_id, *length)
+            .ok_or_else(|| format!("{length} ids from {host_id} on: a range has neither the host's root nor 2^32-1")),
+        [one] => Err(format!("it begins with {} of the container, and not with 0, its root", one.container_id)),
+        several => Err(format!("{} mappings; there is one", several.len())),
+    }
+}
+
+/// Whether a mount is to be seen through the pod's ids.
+pub(super) fn is_idmapped(mount: &Mount, pod: &PodConfig) -> Result<bool> {
+    if mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
+        return Ok(false);
+    }
+    let asked = (id_range(&mount.uid_mappings), id_range(&mount.gid_mappings));
+    match (pod.namespaces.user.map(), asked) {
+        (Some(map), (Ok(uids), Ok(gids))) if map == (IdMap { uids, gids }) => Ok(true),
+        _ => {
+            let path = &mount.container_path;
+            Err(refuse(
+                &format!("mount {path:?}: uidMappings, gidMappings"),
+                "other ids than those of the pod's user namespace",
+            ))
+        }
     }
 }
 
 /// The pid namespace of another container, if that is asked for. All else must be as the pod has it: it is shared.
 fn pid_target(options: Option<&NamespaceOption>, pod: &PodConfig) -> Result<Option<crate::id::ContainerId>> {
     let Some(options) = options else { return Ok(None) };
-    refuse_userns(options)?;
     let differs = |field: &str| {
         Err(Error::invalid(format!("namespace_options.{field}: differs from the pod's, which its containers share")))
     };
@@ -115,6 +147,9 @@ fn pid_target(options: Option<&NamespaceOption>, pod: &PodConfig) -> Result<Opti
         };
         if same { Ok(()) } else { differs(field) }
     };
+    if options.userns_options.is_some() && user_namespace(options)? != pod.namespaces.user {
+        differs("userns_options")?;
+    }
     as_pod("network", options.network, &pod.namespaces.network)?;
     as_pod("ipc", options.ipc, &pod.namespaces.ipc)?;
     if mode("pid", options.pid)? == Mode::Target {

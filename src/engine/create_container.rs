@@ -2,6 +2,7 @@
 
 use super::apparmor;
 use super::events::{Event, EventKind};
+use super::ids;
 use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
 use super::run_pod::remove_tree;
@@ -68,6 +69,7 @@ impl Engine {
         for (dir, mode) in [("upper", 0o755), ("work", 0o700)] {
             mkdir_all(&writable.join(dir), mode)?;
         }
+        ids::give_to_pods_root(&writable.join("upper"), pod.record.config.namespaces.user.map())?;
         fault::point("engine.create_container.writable");
         record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
         fault::point("engine.create_container.record");

@@ -21,6 +21,7 @@ pub mod etc;
 pub mod events;
 pub mod exec;
 mod forward;
+mod ids;
 pub mod in_use;
 pub mod kept;
 mod network;

@@ -8,7 +8,7 @@ use super::signal;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::image::oci::Config as ImageConfig;
-use crate::state::model::{ContainerConfig, Mount, NamespaceMode, PodConfig, Propagation, SeccompProfile};
+use crate::state::model::{ContainerConfig, IdRange, Mount, NamespaceMode, PodConfig, Propagation, SeccompProfile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -183,14 +183,22 @@ pub fn spec(
             "noNewPrivileges": security.no_new_privs && !security.privileged,
             "oomScoreAdj": container.resources.oom_score_adj,
         },
-        "mounts": mounts(container, host)?,
+        "mounts": mounts(pod, container, host)?,
         "annotations": annotations(pod, container, id),
         "linux": linux,
     });
+    if let Some(map) = pod.namespaces.user.map() {
+        (spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]) = (mapping(map.uids), mapping(map.gids));
+    }
     if let Some(profile) = &host.apparmor {
         spec["process"]["apparmorProfile"] = profile.as_str().into();
     }
     Ok(spec)
+}
+
+/// An id mapping of the OCI spec.
+fn mapping(range: IdRange) -> Value {
+    json!([{"containerID": 0, "hostID": range.host, "size": range.length}])
 }
 
 fn annotations(pod: &PodConfig, container: &ContainerConfig, id: &ContainerId) -> BTreeMap<&'static str, String> {
@@ -303,6 +311,9 @@ fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Value {
     if pod.namespaces.ipc != NamespaceMode::Node {
         list.push(json!({"type": "ipc", "path": "podwright:pod"}));
     }
+    if !pod.namespaces.user.is_host() {
+        list.push(json!({"type": "user", "path": "podwright:pod"}));
+    }
     match (&container.security.pid_target, &pod.namespaces.pid) {
         (Some(target), _) | (None, NamespaceMode::Target(target)) => {
             list.push(json!({"type": "pid", "path": format!("podwright:container:{target}")}));
@@ -362,7 +373,7 @@ fn device_rules(privileged: bool, devices: &[(String, char, u32, u32, u32)]) -> 
 }
 
 /// The mounts every container has, without those that the container replaces by its own; then its own, by depth.
-fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
+fn mounts(pod: &PodConfig, container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
     if container.mounts.len() > MAX_MOUNTS {
         return Err(Error::invalid(format!(
             "container {:?} has {} mounts; at most {MAX_MOUNTS}",
@@ -370,7 +381,23 @@ fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
             container.mounts.len()
         )));
     }
-    let own = container.mounts.iter().map(|m| own_mount(container, m, host)).collect::<Result<Vec<_>>>()?;
+    let ids = pod.namespaces.user.map();
+    let mapped = |mut mount: Value, idmap: bool| {
+        if let Some(ids) = ids.filter(|_| idmap) {
+            (mount["uidMappings"], mount["gidMappings"]) = (mapping(ids.uids), mapping(ids.gids));
+        }
+        mount
+    };
+    let mut own = Vec::with_capacity(container.mounts.len());
+    for mount in &container.mounts {
+        if mount.propagation == Propagation::Bidirectional && !pod.namespaces.user.is_host() {
+            return Err(Error::invalid(format!(
+                "container {:?}: mount {:?}: no mount of a pod with a user namespace can be propagated to the host",
+                container.name, mount.container_path
+            )));
+        }
+        own.push(mapped(own_mount(container, mount, host)?, mount.idmap));
+    }
     let privileged = container.security.privileged;
     let access = if privileged { "rw" } else { "ro" };
     let mut all = vec![
@@ -385,7 +412,9 @@ fn mounts(container: &ContainerConfig, host: &HostFacts) -> Result<Vec<Value>> {
     ];
     for (path, file) in &host.etc {
         let access = if container.security.readonly_rootfs { "ro" } else { "rw" };
-        all.push(json!({"destination": path, "type": "bind", "source": file, "options": ["bind", "rprivate", access]}));
+        let file =
+            json!({"destination": path, "type": "bind", "source": file, "options": ["bind", "rprivate", access]});
+        all.push(mapped(file, true));
     }
     let hidden_by = |path: &str, own: &Value| {
         own["destination"].as_str().is_some_and(|d| path == d || (d == "/dev" && path.starts_with("/dev/")))

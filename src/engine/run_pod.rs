@@ -8,7 +8,7 @@ use super::network::host_resolv_conf;
 use super::pod::{Pod, listen};
 use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
-use super::{Engine, blocking, etc, mkdir_all, sweep};
+use super::{Engine, blocking, etc, ids, mkdir_all, sweep};
 use crate::cgroup::Cgroup;
 use crate::config::network::NetworkMode;
 use crate::error::{Context, Error, Result};
@@ -88,6 +88,7 @@ pub fn check(config: &PodConfig, mode: NetworkMode) -> Result<()> {
         return Err(Error::unsupported(format!("runtime handler {:?} is not configured", config.runtime_handler)));
     }
     network::check(config, mode)?;
+    ids::check(config)?;
     if matches!(config.namespaces.network, NamespaceMode::Container | NamespaceMode::Target(_))
         || matches!(config.namespaces.ipc, NamespaceMode::Container | NamespaceMode::Target(_))
     {
@@ -135,7 +136,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn make_pod(&self, id: PodId, config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
+    async fn make_pod(&self, id: PodId, mut config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
         let cgroup = match &config.cgroup {
             PodCgroup::Default => format!("{}/pods/{id}", self.0.options.cgroup_root),
             PodCgroup::Given(parent) => parent.clone(),
@@ -164,6 +165,7 @@ impl Engine {
         fault::point("engine.run_pod.claimed");
         let flight = self.make_directory(&id, &config, undo)?;
         let networked = self.has_network(&config);
+        let choosing = self.choose_ids(&mut config)?;
         let record = PodRecord {
             id: id.clone(),
             config,
@@ -174,6 +176,7 @@ impl Engine {
             shim: shim_process,
         };
         record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
+        drop(choosing);
         fault::point("engine.run_pod.record");
         let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");

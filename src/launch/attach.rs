@@ -86,10 +86,15 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc_errno::EINVAL))
 }
 
-/// Attaches everything below the root, in the plan's order.
+/// Attaches everything below the root, in the plan's order. In a pod with a user namespace its /proc is pause's for now: see [`proc`].
 pub(super) fn mounts(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
     let root = trees.root.as_fd();
     for (index, (mount, tree)) in plan.mounts.iter().zip(&trees.mounts).enumerate() {
+        if plan.ids.is_some() && is_proc(mount) {
+            let tree = mount::open_tree_clone_path(c"/proc", Depth::One).on(Step::Mount, index)?;
+            attach(root, mount, tree.as_fd()).on(Step::Mount, index)?;
+            continue;
+        }
         if let What::Dev(fs) = &mount.what {
             let tree = new_fs(fs).on(Step::Mount, index)?;
             // Before it is attached: nobody else can see it yet, so names in it need no care.
@@ -114,6 +119,40 @@ pub(super) fn mounts(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
         mount::move_mount(tree.as_fd(), place.as_fd()).at(Step::Console)?;
     }
     Ok(())
+}
+
+fn is_proc(mount: &Mount) -> bool {
+    mount.target.to_bytes() == b"proc" && matches!(mount.what, What::Fs(_))
+}
+
+/// Mounts the container's own /proc over pause's, which shows the kernel that this user namespace may see one: to be called in the pid
+/// namespace that it is to show, with the container's root as `root`.
+pub(super) fn proc(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failed> {
+    for (index, mount) in plan.mounts.iter().enumerate().filter(|(_, mount)| is_proc(mount)) {
+        let What::Fs(fs) = &mount.what else { continue };
+        let tree = new_fs(fs).on(Step::Mount, index)?;
+        attach(root, mount, tree.as_fd()).on(Step::Mount, index)?;
+    }
+    Ok(())
+}
+
+/// Which of the paths that are masked or read-only are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    Everywhere,
+    InProc,
+    Elsewhere,
+}
+
+impl Where {
+    fn has(self, path: &CStr) -> bool {
+        let in_proc = path.to_bytes() == b"proc" || path.to_bytes().starts_with(b"proc/");
+        match self {
+            Where::Everywhere => true,
+            Where::InProc => in_proc,
+            Where::Elsewhere => !in_proc,
+        }
+    }
 }
 
 fn attach(root: BorrowedFd<'_>, mount: &Mount, tree: BorrowedFd<'_>) -> io::Result<()> {
@@ -165,23 +204,25 @@ fn nodes(devices: &[Node], dev: BorrowedFd<'_>, console: bool) -> Result<(), Fai
 }
 
 /// Hides the plan's masked paths: files below /dev/null, directories below an empty read-only tmpfs. What is not there needs none.
-pub(super) fn masks(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
+///
+/// `null` is /dev/null, attached nowhere or where this process can copy it from.
+pub(super) fn masks(plan: &Plan, root: BorrowedFd<'_>, null: BorrowedFd<'_>, which: Where) -> Result<(), Failed> {
     let mut empty: Option<OwnedFd> = None;
-    let mut null_used = false;
-    for (index, path) in plan.masked.iter().enumerate() {
-        let Some(place) = existing(trees.root.as_fd(), path).on(Step::Mask, index)? else { continue };
+    let mut null_used = which == Where::InProc;
+    for (index, path) in plan.masked.iter().enumerate().filter(|(_, path)| which.has(path)) {
+        let Some(place) = existing(root, path).on(Step::Mask, index)? else { continue };
         let is_dir = openat2::fstat(place.as_fd()).on(Step::Mask, index)?.is_dir;
         // A tree that is attached nowhere cannot be copied before Linux 6.15, so the first use attaches it and the others copy it.
-        let copy = |tree: &OwnedFd| mount::open_tree_clone(tree.as_fd(), c"", Depth::One).on(Step::Mask, index);
+        let copy = |tree: BorrowedFd<'_>| mount::open_tree_clone(tree, c"", Depth::One).on(Step::Mask, index);
         if !is_dir {
-            let copied = if null_used { Some(copy(&trees.null)?) } else { None };
-            let tree = copied.as_ref().unwrap_or(&trees.null);
-            mount::move_mount(tree.as_fd(), place.as_fd()).on(Step::Mask, index)?;
+            let copied = if null_used { Some(copy(null)?) } else { None };
+            let tree = copied.as_ref().map_or(null, AsFd::as_fd);
+            mount::move_mount(tree, place.as_fd()).on(Step::Mask, index)?;
             null_used = true;
             continue;
         }
         let tree = match &empty {
-            Some(tree) => copy(tree)?,
+            Some(tree) => copy(tree.as_fd())?,
             None => {
                 let attr = MountAttr::RDONLY.with(MountAttr::NOSUID).with(MountAttr::NODEV).with(MountAttr::NOEXEC);
                 mount::new_fs(c"tmpfs", &[(c"nr_blocks", Some(c"1")), (c"nr_inodes", Some(c"1"))], attr)
@@ -195,8 +236,8 @@ pub(super) fn masks(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
 }
 
 /// Makes the plan's read-only paths so, with what is mounted below them.
-pub(super) fn readonly_paths(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failed> {
-    for (index, path) in plan.readonly.iter().enumerate() {
+pub(super) fn readonly_paths(plan: &Plan, root: BorrowedFd<'_>, which: Where) -> Result<(), Failed> {
+    for (index, path) in plan.readonly.iter().enumerate().filter(|(_, path)| which.has(path)) {
         let Some(place) = existing(root, path).on(Step::ReadonlyPath, index)? else { continue };
         let tree = mount::open_tree_clone(place.as_fd(), c"", Depth::Recursive).on(Step::ReadonlyPath, index)?;
         mount::mount_setattr(tree.as_fd(), Depth::Recursive, MountAttr::RDONLY, MountAttr::NONE, None)
@@ -204,6 +245,15 @@ pub(super) fn readonly_paths(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fa
         mount::move_mount(tree.as_fd(), place.as_fd()).on(Step::ReadonlyPath, index)?;
     }
     Ok(())
+}
+
+/// The container's own /dev/null, verified to be the device.
+pub(super) fn null(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let null = openat2::open_beneath(root, c"dev/null", Links::Refused, Open::Path)?;
+    match openat2::fstat(null.as_fd())?.char_device {
+        Some((1, 3)) => Ok(null), // Documentation/admin-guide/devices.txt
+        _ => Err(io::Error::from_raw_os_error(libc_errno::ENODEV)),
+    }
 }
 
 /// A place that may be missing.

@@ -45,7 +45,7 @@ pub(super) fn leave_the_shim(
         Streams::Terminal(slave) => [slave; 3],
     };
     for (fd, to) in fds.into_iter().zip(0..) {
-        give(fd, user.uid).at(Step::Stdio)?;
+        give(fd, process.host_uid(user.uid)).at(Step::Stdio)?;
         exec::dup_to_standard(fd, to).at(Step::Stdio)?;
     }
     if let Streams::Terminal(slave) = streams {
@@ -123,13 +123,28 @@ fn give(fd: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
     if stat.uid != uid && (stat.is_fifo || terminal) { openat2::fchown_user(fd, uid) } else { Ok(()) }
 }
 
+/// To be called before the user namespace is entered: to raise a limit takes a capability that nobody has in there.
+pub(super) fn raise_limits(process: &Process, reporter: &Reporter) -> Result<(), Failed> {
+    for (index, limit) in process.rlimits.iter().enumerate() {
+        match rlimit::raise_to(limit.resource, limit.soft, limit.hard).on(Step::Rlimit, index) {
+            Err(failed) if failed.errno == libc_errno::EPERM && process.allow_unenforced => {
+                reporter.send(Message::Warning(failed));
+            }
+            set => set?,
+        }
+    }
+    Ok(())
+}
+
 /// The steps between being inside the root and the program. `root` is the container's root directory.
 pub(super) fn confine(process: &Process, user: &User, root: BorrowedFd<'_>, reporter: &Reporter) -> Result<(), Failed> {
-    // While root of the host still: raising a limit takes CAP_SYS_RESOURCE.
+    // While root of the host still: raising a limit takes CAP_SYS_RESOURCE. In a user namespace they were raised before it.
     for (index, limit) in process.rlimits.iter().enumerate() {
         match rlimit::setrlimit(limit.resource, limit.soft, limit.hard).on(Step::Rlimit, index) {
             Err(failed) if failed.errno == libc_errno::EPERM && process.allow_unenforced => {
-                reporter.send(Message::Warning(failed));
+                if process.ids.is_none() {
+                    reporter.send(Message::Warning(failed)); // else it was, when it could not be raised
+                }
             }
             set => set?,
         }

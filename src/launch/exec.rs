@@ -63,6 +63,7 @@ fn begin(
         let choice = exec.user.clone().unwrap_or_else(|| wire::UserChoice::resolved(&user));
         let resolved = user::resolve(root.as_fd(), &choice)?;
         process.set_home(&resolved.home);
+        process.check_user(&resolved.user)?;
         user = resolved.user;
     }
     let streams = match &stdio {
@@ -97,6 +98,13 @@ fn enter(
 ) -> Result<(), Failed> {
     confine::leave_the_shim(process, user, streams, &[init, reporter.0.as_fd()], reporter)?;
     let all = NsFlags::MOUNT.with(NsFlags::NET).with(NsFlags::IPC).with(NsFlags::UTS).with(NsFlags::CGROUP);
+    let all = match process.ids {
+        Some(_) => {
+            confine::raise_limits(process, reporter)?;
+            all.with(NsFlags::USER)
+        }
+        None => all,
+    };
     // All at once, and by pidfd: a pid could be another's by now. Root and working directory become the container's root.
     ns::setns(init, all).at(Step::Setns)?;
     let root = openat2::open_host_path(c"/").at(Step::Setns)?;

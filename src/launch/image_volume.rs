@@ -4,45 +4,60 @@
 //! All of it happens in a helper's mount namespace: a part of what is attached nowhere can be copied from Linux 6.15 on only.
 
 use super::plan_mounts::Image;
+use super::trees::idmapped;
 use super::{StartError, Step};
 use crate::sys::clone::helper_newns;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
 use crate::sys::openat2::{self, Links, Open};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The volume, attached nowhere.
-pub(super) fn tree(image: &Image, target: &CStr) -> Result<OwnedFd, StartError> {
+/// `namespace`: whose ids its owners are, in a pod with a user namespace.
+pub(super) fn tree(image: &Image, target: &CStr, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     let part = image.part.to_string_lossy();
     let shown = match part.is_empty() {
         true => format!("image for /{}", target.to_string_lossy()),
         false => format!("{part:?} of the image for /{}", target.to_string_lossy()),
     };
     let told = |e: io::Error| StartError::os(Step::Volume, &shown, e.raw_os_error().unwrap_or(0));
-    let mut made = Err(io::ErrorKind::Interrupted.into());
-    helper_newns(&mut || made = here(image)).map_err(told)?;
-    let tree = made.map_err(told)?;
+    let mut made = Err(told(io::ErrorKind::Interrupted.into()));
+    helper_newns(&mut || made = here(image, namespace, &told)).map_err(told)?;
+    let tree = made?;
     let private = Some(PropagationType::Private);
     mount::mount_setattr(tree.as_fd(), Depth::One, image.set, MountAttr::NONE, private).map_err(told)?;
     Ok(tree)
 }
 
 /// In the helper. Its descriptors are the shim's as well, so what is opened here is closed here.
-fn here(image: &Image) -> io::Result<OwnedFd> {
-    mount::make_all_private()?;
-    let root = match image.layers.as_slice() {
-        [only] => openat2::open_host_path(only)?,
-        several => overlay(several)?,
+fn here(
+    image: &Image,
+    namespace: Option<BorrowedFd<'_>>,
+    told: &impl Fn(io::Error) -> StartError,
+) -> Result<OwnedFd, StartError> {
+    mount::make_all_private().map_err(told)?;
+    let lower = match namespace {
+        Some(namespace) => Some(idmapped(&image.layers, namespace)?),
+        None => None,
     };
-    let part = openat2::open_beneath(root.as_fd(), &image.part, Links::InRoot, Open::Directory)?;
-    mount::open_tree_clone(part.as_fd(), c"", Depth::One)
+    let root = match (image.layers.as_slice(), lower) {
+        ([only], None) => openat2::open_host_path(only),
+        // Its place in the table of mapped layers.
+        ([_], Some(lower)) => CString::new(lower).map_err(io::Error::from).and_then(|p| openat2::open_host_path(&p)),
+        (several, lower) => overlay(several, lower),
+    };
+    root.and_then(|root| {
+        let part = openat2::open_beneath(root.as_fd(), &image.part, Links::InRoot, Open::Directory)?;
+        mount::open_tree_clone(part.as_fd(), c"", Depth::One)
+    })
+    .map_err(told)
 }
 
-fn overlay(layers: &[CString]) -> io::Result<OwnedFd> {
+fn overlay(layers: &[CString], mapped: Option<Vec<u8>>) -> io::Result<OwnedFd> {
     let opened = layers.iter().map(|layer| openat2::open_host_path(layer)).collect::<io::Result<Vec<_>>>()?;
     let paths: Vec<CString> = opened.iter().rev().map(|layer| mount::proc_path(layer.as_fd())).collect();
-    let lower = paths.iter().map(|path| path.to_bytes()).collect::<Vec<_>>().join(&b':');
+    let lower = mapped.unwrap_or_else(|| paths.iter().map(|path| path.to_bytes()).collect::<Vec<_>>().join(&b':'));
     let options = CString::new([b"lowerdir=".as_slice(), &lower].concat())?;
     mount::mount_overlay(c"/proc/fs", &options)?;
     openat2::open_host_path(c"/proc/fs")

@@ -1,16 +1,17 @@
 //! The child's half of a container's start: the plan in its order, from the clone to execve(2).
 
+use super::attach::Where;
 use super::confine::{self, Streams};
-use super::plan::Plan;
-use super::report::{At, Failed, Message, Reporter};
+use super::plan::{PidNamespace, Plan};
+use super::report::{At, Failed, Message, Reporter, wait_for};
 use super::trees::Trees;
-use super::{Step, attach, libc_errno, reaper};
+use super::{Step, attach, reaper};
 use crate::state::record::User;
+use crate::sys::clone::{self, CloneFlags};
 use crate::sys::mount::{self, Depth, MountAttr};
 use crate::sys::ns::{self, NsFlags};
 use crate::sys::openat2::Links;
-use crate::sys::{exec, pidfd};
-use std::io;
+use crate::sys::{credentials, exec, openat2, pidfd, prctl};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// What the child needs beside the plan.
@@ -53,17 +54,25 @@ impl Inherited<'_> {
         confine::leave_the_shim(&plan.process, self.user, self.streams, &self.keep(), self.reporter)?;
         // All of the pod's at once; what it shares with the host, pause shares too. Root and working directory become those of
         // pause's tiny mount namespace: from here on nothing of the host's file systems can be named.
+        //
+        // But not a user namespace: what is mounted by the host's root is locked when that one is entered, and nobody in there can
+        // take away a mount or make it writable.
         ns::setns(self.pause, NsFlags::MOUNT.with(NsFlags::NET).with(NsFlags::IPC).with(NsFlags::UTS))
             .at(Step::Setns)?;
         // A copy of the tiny one, so that nothing mounted here is seen by pause or another container.
         ns::unshare(NsFlags::MOUNT).at(Step::Unshare)?;
+        if let Some(ids) = plan.ids {
+            // Places that are missing are made as the pod's root, whose they are then, and who is somebody in a volume.
+            credentials::make_files_as(ids.uids.host, ids.gids.host).at(Step::MakeFilesAs)?;
+        }
         // First the root: before Linux 6.15 nothing can be attached below a tree that is not attached itself.
         mount::move_mount_path(root, c"/root").at(Step::AttachRoot)?;
         attach::mounts(plan, self.trees)?;
         // After all mounts, for what is mounted over a masked path would be seen; before the root is entered, for after it there is
         // a program's time to come.
-        attach::masks(plan, self.trees)?;
-        attach::readonly_paths(plan, root)?;
+        let these = if plan.ids.is_some() { Where::Elsewhere } else { Where::Everywhere };
+        attach::masks(plan, root, self.trees.null.as_fd(), these)?;
+        attach::readonly_paths(plan, root, these)?;
         // Made before the root is read-only, entered only after everything else.
         attach::place(root, &plan.process.cwd, Links::InRoot, attach::Kind::Directory).at(Step::Workdir)?;
         if plan.root.readonly {
@@ -77,15 +86,47 @@ impl Inherited<'_> {
         mount::pivot_root_here().at(Step::PivotRoot)?;
         // The tiny root lies above the new one now, at the working directory.
         mount::detach_here().at(Step::DetachOldRoot)?;
-        confine::confine(&plan.process, self.user, root, self.reporter)
+        match plan.ids {
+            None => confine::confine(&plan.process, self.user, root, self.reporter),
+            Some(_) => self.enter_user_namespace(),
+        }
     }
-}
 
-/// The parent's one byte; its end means that the parent has given up.
-fn wait_for(go: BorrowedFd<'_>) -> Result<(), Failed> {
-    let end = std::time::Instant::now() + super::report::START_TIMEOUT;
-    match pidfd::read_until(go, &mut [0], end).at(Step::Report)? {
-        1 => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(libc_errno::EPIPE)).at(Step::Report),
+    /// The rest of a start in a pod with a user namespace, where this process has no rights on the host any more.
+    fn enter_user_namespace(&self) -> Result<(), Failed> {
+        let plan = self.plan;
+        confine::raise_limits(&plan.process, self.reporter)?;
+        ns::setns(self.pause, NsFlags::USER).at(Step::UserNamespace)?;
+        // A copy that belongs to the user namespace: this locks all there is, and makes it a slave of what it was.
+        ns::unshare(NsFlags::MOUNT).at(Step::Unshare)?;
+        if plan.pid == PidNamespace::Own {
+            // A pid namespace belongs to the user namespace it is made in, which is asked for rights on it, and on its /proc.
+            let (turn, give_turn) = pidfd::pipe().at(Step::Sibling)?;
+            match clone::clone3_sibling(CloneFlags::NEWPID).at(Step::Sibling)? {
+                Some(pid) => {
+                    // Before the other one can say anything: the parent has to know whose it is.
+                    self.reporter.send(Message::Sibling(i32::try_from(pid).unwrap_or(0)));
+                    let _ = openat2::write_all_once(give_turn.as_fd(), b"!"); // if that fails the other one ends
+                    clone::exit_now(0);
+                }
+                None => {
+                    drop(give_turn);
+                    prctl::set_not_dumpable().at(Step::Dumpable)?;
+                    wait_for(turn.as_fd())?;
+                }
+            }
+        }
+        // The pod's root from here on. Groups first, as ever.
+        credentials::setgroups(&[]).at(Step::Groups)?;
+        credentials::setresgid(0).at(Step::Gid)?;
+        credentials::setresuid(0).at(Step::Uid)?;
+        // The root that was attached is another mount in this copy.
+        let root = openat2::open_host_path(c"/").at(Step::AttachRoot)?;
+        let root = root.as_fd();
+        attach::proc(plan, root)?;
+        let null = attach::null(root).at(Step::Mask)?;
+        attach::masks(plan, root, null.as_fd(), Where::InProc)?;
+        attach::readonly_paths(plan, root, Where::InProc)?;
+        confine::confine(&plan.process, self.user, root, self.reporter)
     }
 }

@@ -121,6 +121,7 @@ pub(crate) mod libc_errno {
     pub const EACCES: i32 = 13;
     pub const EBUSY: i32 = 16;
     pub const EXDEV: i32 = 18;
+    pub const ENODEV: i32 = 19;
     pub const ENOTDIR: i32 = 20;
     pub const EINVAL: i32 = 22;
     pub const ENOSPC: i32 = 28;

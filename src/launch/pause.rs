@@ -1,14 +1,15 @@
 //! The pod's first process: it owns the pod's namespaces and its tiny mount namespace, is PID 1 of the pod's pid namespace, and is
 //! worthless to whoever can ptrace it (a pod with a shared pid namespace and SYS_PTRACE can): no descriptor, no file, no
-//! capability, no root's uid, not dumpable. It has no /proc either: files there obey uid 0 without any capability.
+//! capability, no root's uid, not dumpable. It has no /proc either: files there obey uid 0 without any capability. (In a pod with a
+//! user namespace there is one, where that namespace's uid 0 is nobody's.)
 //!
 //! The tiny namespace is a 4 KiB tmpfs, read-only, with `/root` (where a container's root is attached in its copy), `/shm` (the
 //! pod's /dev/shm) and the empty `/proc` and `/sys`.
 
-use super::report::{self, At, Failed, Message, Reporter};
+use super::report::{self, At, Failed, Message, Reporter, wait_for};
 use super::spawn::{born, finish};
 use super::{Child, StartError, Step, confine, libc_errno};
-use crate::state::model::NamespaceMode;
+use crate::state::model::{IdMap, NamespaceMode, UserNamespace};
 use crate::sys::clone::{self, CloneFlags};
 use crate::sys::mount::{self, Depth, MountAttr};
 use crate::sys::openat2::{self, Links, Open};
@@ -36,6 +37,8 @@ struct Plan {
     shm_size: Option<CString>,
     own_network: bool,
     oom_score_adj: i32,
+    /// Of its own user namespace.
+    ids: Option<IdMap>,
 }
 
 /// One file below /proc/sys.
@@ -64,17 +67,31 @@ fn begin(sandbox: &Sandbox, cgroup: BorrowedFd<'_>, meanwhile: impl FnOnce()) ->
     let flags = CloneFlags::NEWNS
         .with_if(own(&namespaces.network), CloneFlags::NEWNET.with(CloneFlags::NEWUTS))
         .with_if(own(&namespaces.ipc), CloneFlags::NEWIPC)
-        .with_if(own(&namespaces.pid), CloneFlags::NEWPID);
+        .with_if(own(&namespaces.pid), CloneFlags::NEWPID)
+        // All the others are its own then. So is a pid namespace in any case, whose /proc makes its containers' possible.
+        .with_if(plan.ids.is_some(), CloneFlags::NEWUSER.with(CloneFlags::NEWPID));
     let (mut reports, reporter) = report::pipe()?;
-    let child = born(flags, cgroup, None, || match plan.set_up(&reporter) {
+    let go = match plan.ids {
+        Some(_) => Some(pidfd::pipe().map_err(|e| StartError::os(Step::Clone, "", e.raw_os_error().unwrap_or(0)))?),
+        None => None,
+    };
+    let mapped = go.as_ref().map(|(reader, _)| reader.as_fd());
+    let child = born(flags, cgroup, None, || match plan.set_up(&reporter, mapped) {
         Err(failed) => reporter.send(Message::Failed(failed)),
         Ok(()) => wait_for_the_end(&reporter),
     })?;
     drop(reporter); // the child's is the only one left
+    if let (Some(ids), Some((_, go))) = (&plan.ids, &go)
+        && let Err(e) = plan.map_ids(child.pid, ids, go.as_fd())
+    {
+        let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // it is ours, so there is nothing that could fail
+        return Err(plan.explain(e));
+    }
     meanwhile();
     let answer = reports.next().map_err(|failed| plan.explain(failed)).and_then(|message| match message {
         Some(Message::Ready) => Ok(()),
         Some(Message::Failed(failed) | Message::Warning(failed)) => Err(plan.explain(failed)),
+        Some(Message::Sibling(_)) => Err(StartError::refused(Step::Report, "pause makes no other process")),
         None => Err(StartError::refused(Step::Report, "pause was killed before it was ready")),
     });
     match answer {
@@ -94,9 +111,11 @@ impl Plan {
             return Err(refused(format!("hostname {hostname:?} is longer than {MAX_HOSTNAME_BYTES} bytes")));
         }
         let own_ipc = sandbox.namespaces.ipc != NamespaceMode::Node;
+        let ids = id_map(sandbox)?;
         let mut sysctls = Vec::new();
-        // As containerd has them: a pod's processes may ping and bind low ports without capabilities.
-        let defaults = [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")];
+        // As containerd has them: a pod's processes may ping and bind low ports without capabilities. All groups that there are.
+        let groups = ids.map_or("0 2147483647".to_owned(), |ids| format!("0 {}", ids.gids.length - 1));
+        let defaults = [("net.ipv4.ping_group_range", groups.as_str()), ("net.ipv4.ip_unprivileged_port_start", "0")];
         let given = |name: &str| sandbox.sysctls.iter().any(|(known, _)| known.replace('/', ".") == name);
         for (name, value) in defaults.iter().filter(|(name, _)| sandbox.own_network() && !given(name)) {
             sysctls.push(Sysctl::new(name, value, true, own_ipc)?);
@@ -110,7 +129,22 @@ impl Plan {
             shm_size: own_ipc.then(|| CString::new(sandbox.shm_bytes.to_string()).unwrap_or_default()), // digits
             own_network: sandbox.own_network(),
             oom_score_adj: sandbox.oom_score_adj,
+            ids,
         })
+    }
+
+    /// In the parent, which alone may: the ids of the child's user namespace, and what it could not set itself any more.
+    fn map_ids(&self, pid: u32, ids: &IdMap, go: BorrowedFd<'_>) -> Result<(), Failed> {
+        let write = |file: &str, text: String| {
+            let path = CString::new(format!("{pid}/{file}"))?;
+            openat2::open_proc(&path, Open::Write)
+                .and_then(|file| openat2::write_all_once(file.as_fd(), text.as_bytes()))
+        };
+        for (file, range) in [("uid_map", ids.uids), ("gid_map", ids.gids)] {
+            write(file, format!("0 {} {}", range.host, range.length)).at(Step::IdMaps)?;
+        }
+        tolerate_refusal(write("oom_score_adj", self.oom_score_adj.to_string()).at(Step::OomScoreAdj))?;
+        openat2::write_all_once(go, b"!").at(Step::Report)
     }
 
     fn explain(&self, failed: Failed) -> StartError {
@@ -118,30 +152,45 @@ impl Plan {
             Step::Sysctl => self.sysctls.get(usize::from(failed.object)).map(|s| format!("{}={}", s.name, s.value)),
             Step::Hostname => Some(self.hostname.to_string_lossy().into_owned()),
             Step::OomScoreAdj => Some(self.oom_score_adj.to_string()),
+            Step::IdMaps => self.ids.map(|ids| {
+                format!("0 {} {} and 0 {} {}", ids.uids.host, ids.uids.length, ids.gids.host, ids.gids.length)
+            }),
             _ => None,
         };
         StartError::os(failed.step, &object.unwrap_or_default(), failed.errno)
     }
 
     /// In the child: everything up to the wait.
-    fn set_up(&self, reporter: &Reporter) -> Result<(), Failed> {
+    fn set_up(&self, reporter: &Reporter, mapped: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         // Before anything else: from the clone on, the pod's namespace may have others in it one day.
         prctl::set_not_dumpable().at(Step::Dumpable)?;
         confine::leave_the_quota();
         credentials::setsid().at(Step::Session)?;
         // Nothing of the shim's, not even the standard three.
-        exec::close_all_but(&[reporter.0.as_fd()], false).at(Step::CloseInherited)?;
-        self.oom_score_adj()?;
-        // While the host's mounts are still here, and before capabilities go.
+        let keep: Vec<_> = [reporter.0.as_fd()].into_iter().chain(mapped).collect();
+        exec::close_all_but(&keep, false).at(Step::CloseInherited)?;
+        match mapped {
+            Some(mapped) => wait_for(mapped)?, // who writes the maps has set the rest
+            None => self.oom_score_adj()?,
+        }
+        // While the host's mounts are still here, and before capabilities go; in a user namespace of its own as the host's root still, whose
+        // the files of sysctls are.
         self.namespaces()?;
+        if self.ids.is_some() {
+            credentials::setgroups(&[]).at(Step::Groups)?;
+            credentials::setresgid(0).at(Step::Gid)?;
+            credentials::setresuid(0).at(Step::Uid)?;
+            prctl::set_not_dumpable().at(Step::Dumpable)?;
+        }
         self.tiny_root()?;
         confine::under_the_quota()?;
         // Worthless from here on. Bounding set first, it takes CAP_SETPCAP; the uid takes the other sets with it.
         prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
         capability::limit_bounding_set(0).at(Step::BoundingSet)?;
         credentials::setgroups(&[]).at(Step::Groups)?;
-        credentials::setresgid(PAUSE_ID).at(Step::Gid)?;
-        credentials::setresuid(PAUSE_ID).at(Step::Uid)?;
+        let highest = self.ids.map_or(PAUSE_ID, |ids| ids.uids.length.min(ids.gids.length) - 1);
+        credentials::setresgid(PAUSE_ID.min(highest)).at(Step::Gid)?;
+        credentials::setresuid(PAUSE_ID.min(highest)).at(Step::Uid)?;
         capability::set_ambient(0).at(Step::Ambient)?;
         capability::capset(0, 0, 0).at(Step::Capabilities)?;
         // Again: a change of uid sets it to what fs.suid_dumpable says.
@@ -156,11 +205,7 @@ impl Plan {
     fn oom_score_adj(&self) -> Result<(), Failed> {
         let written = openat2::open_proc(c"self/oom_score_adj", Open::Write)
             .and_then(|file| openat2::write_all_once(file.as_fd(), self.oom_score_adj.to_string().as_bytes()));
-        match written.at(Step::OomScoreAdj) {
-            // To lower it takes CAP_SYS_RESOURCE, which `doctor` tells. It is ours, not something that the pod asked for: no reason to refuse it.
-            Err(failed) if failed.errno == libc_errno::EACCES => Ok(()),
-            written => written,
-        }
+        tolerate_refusal(written.at(Step::OomScoreAdj))
     }
 
     /// Hostname, lo and sysctls of the new namespaces.
@@ -195,6 +240,13 @@ impl Plan {
         for dir in [c"proc", c"sys", c"root", c"shm"] {
             openat2::mkdirat(root.as_fd(), dir, 0o755).at(Step::AttachRoot)?;
         }
+        if self.ids.is_some() {
+            // Of pause's own pid namespace. Without one to be seen in its mount namespace no process of the user namespace may mount another.
+            let proc = mount::new_fs(c"proc", &[], attr).at(Step::Mount)?;
+            let place =
+                openat2::open_beneath(root.as_fd(), c"proc", Links::Refused, Open::Directory).at(Step::Mount)?;
+            mount::move_mount(proc.as_fd(), place.as_fd()).at(Step::Mount)?;
+        }
         if let Some(size) = &self.shm_size {
             let parameters = [(c"size", Some(size.as_c_str())), (c"mode", Some(c"1777"))];
             let shm = mount::new_fs(c"tmpfs", &parameters, attr).at(Step::Shm)?;
@@ -208,6 +260,28 @@ impl Plan {
         mount::detach_here().at(Step::DetachOldRoot)?;
         // The working directory was the place in the old tree; now it is the root.
         exec::fchdir(root.as_fd()).at(Step::Workdir)
+    }
+}
+
+/// To lower oom_score_adj takes CAP_SYS_RESOURCE, which `doctor` tells. It is ours, not something that the pod asked for: no reason to refuse
+/// it.
+fn tolerate_refusal(written: Result<(), Failed>) -> Result<(), Failed> {
+    match written {
+        Err(failed) if failed.errno == libc_errno::EACCES => Ok(()),
+        written => written,
+    }
+}
+
+/// The user namespace's ids; refused beside namespaces of the host, which it would have no rights on.
+fn id_map(sandbox: &Sandbox) -> Result<Option<IdMap>, StartError> {
+    let refused = |message: &str| Err(StartError::refused(Step::Plan, message));
+    let namespaces = &sandbox.namespaces;
+    let own = [&namespaces.network, &namespaces.ipc, &namespaces.pid].iter().all(|mode| **mode != NamespaceMode::Node);
+    match &namespaces.user {
+        UserNamespace::Host => Ok(None),
+        UserNamespace::Mapped(ids) if own => Ok(Some(*ids)),
+        UserNamespace::Mapped(_) => refused("namespaces.user: not with the host's network, ipc or pid namespace"),
+        UserNamespace::Any => refused("namespaces.user: no ids were chosen"),
     }
 }
 

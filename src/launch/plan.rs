@@ -8,11 +8,12 @@
 use super::plan_mounts::{Mount, Node, device_nodes, mounts, relative};
 use super::seccomp::{Machine, Program, compile};
 use super::{StartError, Step, devices, seccomp_profile};
-use crate::state::model::{AppArmorProfile, NamespaceMode};
+use crate::state::model::{AppArmorProfile, IdMap, IdRange, NamespaceMode, UserNamespace};
+use crate::state::record::User;
 use crate::sys::rlimit::Resource;
 use crate::sys::{capability, credentials};
 use crate::wire::{Exec, Launch, Seccomp};
-use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::ffi::CString;
 use std::path::Path;
 
@@ -40,6 +41,8 @@ pub struct Plan {
     pub private_cgroup: bool,
     /// What it may do with devices, for the filter on its cgroup.
     pub device_rules: Vec<LinuxDeviceCgroup>,
+    /// The ids of the pod's user namespace, if it has its own.
+    pub ids: Option<IdMap>,
     pub process: Process,
 }
 
@@ -94,6 +97,8 @@ pub struct Process {
     pub wants_home: bool,
     /// An own init that reaps stands before the program.
     pub init: bool,
+    /// As [`Plan::ids`].
+    pub ids: Option<IdMap>,
 }
 
 /// A limit of setrlimit(2).
@@ -112,6 +117,7 @@ impl Plan {
     pub fn new(launch: &Launch) -> Result<Plan, StartError> {
         let spec = parse(launch)?;
         refuse_unsupported(&spec)?;
+        let ids = id_map(launch, &spec)?;
         let linux = spec.linux().as_ref();
         let (masked, readonly) = match linux {
             Some(linux) => (
@@ -127,6 +133,7 @@ impl Plan {
             root: root(launch, &spec)?,
             mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
             devices: device_nodes(&spec)?,
+            ids,
             masked,
             readonly,
             pid: pid_namespace(launch)?,
@@ -177,6 +184,34 @@ fn root(launch: &Launch, spec: &Spec) -> Result<Root, StartError> {
     })
 }
 
+/// Whether mappings of a spec are these: one, from 0 on.
+pub(super) fn is_mapping(mappings: Option<&Vec<LinuxIdMapping>>, range: IdRange) -> bool {
+    matches!(mappings.map(Vec::as_slice), Some([one])
+        if (one.container_id(), one.host_id(), one.size()) == (0, range.host, range.length))
+}
+
+/// The user namespace is made by pause; the spec describes it.
+fn id_map(launch: &Launch, spec: &Spec) -> Result<Option<IdMap>, StartError> {
+    let linux = spec.linux().as_ref();
+    let (uids, gids) = (linux.and_then(|l| l.uid_mappings().as_ref()), linux.and_then(|l| l.gid_mappings().as_ref()));
+    let namespaces = linux.and_then(|l| l.namespaces().as_ref());
+    let listed = namespaces.is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::User));
+    match &launch.namespaces.user {
+        UserNamespace::Host if !listed && uids.is_none_or(Vec::is_empty) && gids.is_none_or(Vec::is_empty) => Ok(None),
+        UserNamespace::Host => Err(refused("linux.namespaces: user, linux.uidMappings: the pod has no user namespace")),
+        UserNamespace::Any => Err(refused("namespaces.user: no ids were chosen")),
+        UserNamespace::Mapped(map) if listed && is_mapping(uids, map.uids) && is_mapping(gids, map.gids) => {
+            let namespaces = &launch.namespaces;
+            let own = |mode: &NamespaceMode| *mode != NamespaceMode::Node;
+            match own(&namespaces.network) && own(&namespaces.ipc) && own(&namespaces.pid) {
+                true => Ok(Some(*map)),
+                false => Err(refused("namespaces.user: not with the host's network, ipc or pid namespace")),
+            }
+        }
+        UserNamespace::Mapped(_) => Err(refused("linux.uidMappings, linux.gidMappings: not the pod's")),
+    }
+}
+
 fn pid_namespace(launch: &Launch) -> Result<PidNamespace, StartError> {
     for (field, mode) in [("network", &launch.namespaces.network), ("ipc", &launch.namespaces.ipc)] {
         if !matches!(mode, NamespaceMode::Pod | NamespaceMode::Node) {
@@ -221,6 +256,7 @@ impl Process {
             seccomp: seccomp(launch, spec, caps.bounding)?,
             wants_home,
             init: launch.init,
+            ids: launch.namespaces.user.map(),
         })
     }
 
@@ -261,6 +297,30 @@ impl Process {
             self.env.extend(CString::new(format!("HOME={home}")));
             self.wants_home = false;
         }
+    }
+
+    /// Whether a user can be in the pod's user namespace.
+    ///
+    /// # Errors
+    /// [`Step::User`]: one that the user namespace does not have.
+    pub fn check_user(&self, user: &User) -> Result<(), StartError> {
+        let Some(ids) = &self.ids else { return Ok(()) };
+        let outside = |what: &str, id: u32, length: u32| {
+            let message = format!("{what} {id} is not among the {length} ids of the pod's user namespace");
+            Err(StartError::refused(Step::User, message))
+        };
+        if ids.uids.to_host(user.uid).is_none() {
+            return outside("uid", user.uid, ids.uids.length);
+        }
+        match [user.gid].iter().chain(&user.groups).find(|gid| ids.gids.to_host(**gid).is_none()) {
+            Some(gid) => outside("gid", *gid, ids.gids.length),
+            None => Ok(()),
+        }
+    }
+
+    /// The host's uid of a user that was checked.
+    pub(super) fn host_uid(&self, uid: u32) -> u32 {
+        self.ids.and_then(|ids| ids.uids.to_host(uid)).unwrap_or(uid)
     }
 }
 
@@ -434,8 +494,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
     }
     if let Some(linux) = spec.linux() {
         let some = |map: bool| map;
-        note(linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "linux.uidMappings");
-        note(linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "linux.gidMappings");
         note(linux.sysctl().as_ref().is_some_and(|m| !m.is_empty()), "linux.sysctl (the pod's are set by its sandbox)");
         note(linux.net_devices().as_ref().is_some_and(|m| !m.is_empty()), "linux.netDevices");
         note(named(linux.mount_label()), "linux.mountLabel");
@@ -445,7 +503,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
         note(linux.time_offsets().as_ref().is_some_and(|m| !m.is_empty()), "linux.timeOffsets");
         let kinds = linux.namespaces().iter().flatten().map(|n| n.typ());
         for kind in kinds {
-            note(kind == LinuxNamespaceType::User, "linux.namespaces: user");
             note(kind == LinuxNamespaceType::Time, "linux.namespaces: time");
         }
     }

@@ -4,8 +4,8 @@
 //! taken as it is. `cgroup` and `cgroup2` are both the container's own cgroup2 in a cgroup namespace, else the host's tree.
 
 use super::StartError;
-use super::plan::{MAX_LAYERS, not_absolute, refused, text};
-use crate::state::model::{NamespaceMode, Namespaces};
+use super::plan::{MAX_LAYERS, is_mapping, not_absolute, refused, text};
+use crate::state::model::{IdMap, NamespaceMode, Namespaces};
 use crate::sys::mount::{Depth, MountAttr, PropagationType};
 use crate::sys::openat2::{Links, NodeKind};
 use oci_spec::runtime::{LinuxDeviceType, Spec};
@@ -66,6 +66,8 @@ pub struct Bind {
     /// Whether `set` and `clear` reach the mounts below it (recursive read-only).
     pub set_depth: Depth,
     pub propagation: PropagationType,
+    /// Seen through the ids of the pod's user namespace.
+    pub idmap: bool,
 }
 
 /// A new file system: fsopen(2).
@@ -84,7 +86,8 @@ pub struct Node {
     pub kind: NodeKind,
     pub numbers: (u32, u32),
     pub mode: u32,
-    pub owner: (u32, u32),
+    /// Of the host; `None`: whoever makes the container's files.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A path inside the container, relative to its root; `//`, `.` and a final `/` are dropped.
@@ -125,9 +128,12 @@ fn one(mount: &oci_spec::runtime::Mount, namespaces: &Namespaces, private_cgroup
     if target.is_empty() {
         return Err(refused(format!("{field}: the root itself")));
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(refused(format!("{field}: id mappings are not supported")));
-    }
+    let (uids, gids) = (mount.uid_mappings().as_ref(), mount.gid_mappings().as_ref());
+    let mapped = match namespaces.user.map() {
+        _ if uids.is_none() && gids.is_none() => false,
+        Some(map) if is_mapping(uids, map.uids) && is_mapping(gids, map.gids) => true,
+        _ => return Err(refused(format!("{field}: id mappings that are not those of the pod's user namespace"))),
+    };
     let mut options = Options::default();
     for option in mount.options().iter().flatten() {
         options.add(&field, option)?;
@@ -142,7 +148,7 @@ fn one(mount: &oci_spec::runtime::Mount, namespaces: &Namespaces, private_cgroup
     let what = match kind {
         "tmpfs" if shm && namespaces.ipc != NamespaceMode::Node => What::Shm,
         "tmpfs" if shm => What::Bind(host_shm()),
-        "bind" => What::Bind(options.bind(&field, mount.source().as_deref())?),
+        "bind" => What::Bind(Bind { idmap: mapped, ..options.bind(&field, mount.source().as_deref())? }),
         "tmpfs" if target.to_bytes() == b"dev" => What::Dev(options.fs(&field, kind)?),
         "devpts" => What::Devpts(options.fs(&field, kind)?),
         "cgroup" | "cgroup2" if private_cgroup => What::Fs(options.fs(&field, "cgroup2")?),
@@ -152,12 +158,49 @@ fn one(mount: &oci_spec::runtime::Mount, namespaces: &Namespaces, private_cgroup
         other => return Err(refused(format!("{field}: type {other:?} is not supported"))),
     };
     refuse_inside_proc(&field, &target, &what)?;
+    if mapped && !matches!(what, What::Bind(_)) {
+        return Err(refused(format!("{field}: only what is bound has id mappings of its own")));
+    }
+    let what = match namespaces.user.map() {
+        Some(map) => in_user_namespace(&field, &target, what, map)?,
+        None => what,
+    };
     // A link of the image would put a kernel's file system elsewhere and leave its place to the image (CVE-2019-16884,
     // CVE-2023-27561, CVE-2025-31133).
     let kernel = !matches!(what, What::Bind(_) | What::Image(_)) && kind != "tmpfs"
         || matches!(what, What::Dev(_) | What::Shm)
         || matches!(target.to_bytes(), b"proc" | b"sys" | b"dev" | b"dev/shm");
     Ok(Mount { target, links: if kernel { Links::Refused } else { Links::InRoot }, what })
+}
+
+/// What becomes of a mount in a pod with a user namespace: owners are the namespace's, and what cannot be there is refused.
+fn in_user_namespace(field: &str, target: &CString, what: What, map: IdMap) -> Result<What, StartError> {
+    let owned = |mut fs: Fs| {
+        for (key, value) in &mut fs.parameters {
+            let range = match key.to_bytes() {
+                b"uid" => map.uids,
+                b"gid" => map.gids,
+                _ => continue,
+            };
+            let id = value.as_ref().and_then(|v| v.to_str().ok()?.parse().ok()).and_then(|id| range.to_host(id));
+            let id = id.ok_or_else(|| refused(format!("{field}: an owner that the user namespace does not have")))?;
+            *value = Some(text(field, id.to_string().as_bytes())?);
+        }
+        Ok(fs)
+    };
+    match what {
+        What::Bind(_) if target.to_bytes() == b"proc" || target.to_bytes().starts_with(b"proc/") => {
+            // The container's /proc is mounted when nothing can be locked any more.
+            Err(refused(format!("{field}: nothing can be bound into /proc in a pod with a user namespace")))
+        }
+        What::Bind(bind) if bind.propagation == PropagationType::Shared => {
+            Err(refused(format!("{field}: no mount of a pod with a user namespace can be propagated to the host")))
+        }
+        What::Fs(fs) => owned(fs).map(What::Fs),
+        What::Dev(fs) => owned(fs).map(What::Dev),
+        What::Devpts(fs) => owned(fs).map(What::Devpts),
+        other => Ok(other),
+    }
 }
 
 /// What others are known to put over files of /proc (lxcfs and the like), as runc has it; anything else would hide the kernel's
@@ -195,6 +238,7 @@ fn host_shm() -> Bind {
         clear: MountAttr::NONE,
         set_depth: Depth::One,
         propagation: PropagationType::Private,
+        idmap: false,
     }
 }
 
@@ -271,6 +315,7 @@ impl Options {
             clear: self.clear,
             set_depth: if self.recursive_readonly { Depth::Recursive } else { Depth::One },
             propagation,
+            idmap: false,
         })
     }
 
@@ -321,6 +366,7 @@ impl Options {
             clear: self.clear,
             set_depth: Depth::One,
             propagation: PropagationType::Private,
+            idmap: false,
         }
     }
 }
@@ -376,7 +422,7 @@ pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
             kind,
             numbers: (number(device.major())?, number(device.minor())?),
             mode: device.file_mode().unwrap_or(mode) & 0o7777,
-            owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+            owner: Some((device.uid().unwrap_or(0), device.gid().unwrap_or(0))),
         };
         nodes.retain(|known| known.path != node.path);
         nodes.push(node);
@@ -384,7 +430,7 @@ pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
     for (name, numbers) in DEFAULT_DEVICES {
         if nodes.iter().all(|node| node.path.to_bytes() != name.as_bytes()) {
             let path = text("linux.devices", name.as_bytes())?;
-            nodes.push(Node { path, kind: NodeKind::Char, numbers, mode: 0o666, owner: (0, 0) });
+            nodes.push(Node { path, kind: NodeKind::Char, numbers, mode: 0o666, owner: None });
         }
     }
     Ok(nodes)

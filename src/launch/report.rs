@@ -4,20 +4,21 @@
 //! |-----------|-------------------------------------------------------------------------|---------------------------------|
 //! | `Failed`  | a step failed                                                           | the child exits                 |
 //! | `Warning` | a step failed that may                                                  | it goes on                      |
+//! | `Sibling` | the child has made another one, in the user namespace, which goes on | it exits                        |
 //! | `Ready`   | pause: all is set up. A container: volumes with propagation are attached | a container waits for one byte  |
 //!
 //! The end of the pipe without `Failed`: the program runs (a child that was killed leaves its end to be seen by its pidfd).
 //! No strings cross: the parent knows the plan, and names the step's object by its index.
 
-use super::{StartError, Step};
+use super::{StartError, Step, libc_errno};
 use crate::sys::pidfd;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a child may take from its birth to its program: a network file system that hangs must not hang the pod's other
 /// containers, which this process serves as well.
-pub(super) const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A message's bytes: kind, step, object (u16), errno (i32), in native order.
 const MESSAGE_BYTES: usize = 8;
 /// The most messages of one child: each rlimit may warn.
@@ -59,6 +60,8 @@ pub(super) enum Message {
     Failed(Failed),
     Warning(Failed),
     Ready,
+    /// Its pid, as the host has it.
+    Sibling(i32),
 }
 
 impl Message {
@@ -67,6 +70,7 @@ impl Message {
             Message::Failed(failed) => (0, failed),
             Message::Warning(failed) => (1, failed),
             Message::Ready => (2, Failed { step: Step::Report, object: 0, errno: 0 }),
+            Message::Sibling(pid) => (3, Failed { step: Step::Sibling, object: 0, errno: pid }),
         };
         let (object, errno) = (failed.object.to_ne_bytes(), failed.errno.to_ne_bytes());
         [kind, failed.step.number(), object[0], object[1], errno[0], errno[1], errno[2], errno[3]]
@@ -83,6 +87,7 @@ impl Message {
             0 => Some(Message::Failed(failed)),
             1 => Some(Message::Warning(failed)),
             2 => Some(Message::Ready),
+            3 => Some(Message::Sibling(failed.errno)),
             _ => None,
         }
     }
@@ -105,6 +110,14 @@ pub(super) struct Reports {
     reader: OwnedFd,
     end: Instant,
     left: usize,
+}
+
+/// In a child: the parent's one byte, for which it waits; its end means that the parent has given up.
+pub(super) fn wait_for(go: BorrowedFd<'_>) -> Result<(), Failed> {
+    match pidfd::read_until(go, &mut [0], Instant::now() + START_TIMEOUT).at(Step::Report)? {
+        1 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc_errno::EPIPE)).at(Step::Report),
+    }
 }
 
 /// A pipe for one child.
@@ -141,7 +154,7 @@ mod tests {
     fn messages_cross_the_pipe_and_its_end_is_none() {
         let (mut reports, reporter) = pipe().expect("pipe");
         let failed = Failed { step: Step::Mount, object: 300, errno: 22 };
-        for message in [Message::Ready, Message::Warning(failed), Message::Failed(failed)] {
+        for message in [Message::Ready, Message::Warning(failed), Message::Failed(failed), Message::Sibling(1 << 20)] {
             reporter.send(message);
             assert_eq!(reports.next(), Ok(Some(message)));
         }

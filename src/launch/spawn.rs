@@ -59,12 +59,18 @@ fn begin(
     devices
         .apply(cgroup, &plan.device_rules, &Attached::default())
         .map_err(|e| StartError::refused(Step::DeviceFilter, e.to_string()))?;
+    let namespace = match plan.ids {
+        Some(_) => Some(user_namespace(pause)?),
+        None => None,
+    };
+    let namespace = namespace.as_ref().map(AsFd::as_fd);
     for attempt in 1.. {
         let watch = trees::watch(&plan)?;
-        let root = trees::overlay(&plan.root)?;
+        let root = trees::overlay(&plan.root, namespace)?;
         let resolved = user::resolve(root.as_fd(), &launch.user)?;
+        plan.process.check_user(&resolved.user)?;
         plan.process.set_home(&resolved.home);
-        let places = Places { pause, pid_of, cgroup };
+        let places = Places { pause, pid_of, cgroup, namespace };
         if let Some(started) = attempt_start(&plan, resolved.user, root, &stdio, &places, watch)? {
             return Ok(started);
         }
@@ -82,6 +88,14 @@ struct Places<'a> {
     pause: BorrowedFd<'a>,
     pid_of: Option<BorrowedFd<'a>>,
     cgroup: BorrowedFd<'a>,
+    /// The pod's user namespace.
+    namespace: Option<BorrowedFd<'a>>,
+}
+
+/// The user namespace of the pod.
+fn user_namespace(pause: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
+    ns::user_namespace_of(pause)
+        .map_err(|e| StartError::os(Step::UserNamespace, "of pause", e.raw_os_error().unwrap_or(0)))
 }
 
 /// One attempt; `None` when what was mounted meanwhile asks for another.
@@ -93,7 +107,7 @@ fn attempt_start(
     places: &Places<'_>,
     watch: Option<Watch>,
 ) -> Result<Option<Started>, StartError> {
-    let trees = trees::open(plan, root, matches!(stdio, ChildStdio::Terminal))?;
+    let trees = trees::open(plan, root, matches!(stdio, ChildStdio::Terminal), places.namespace)?;
     let streams = streams(stdio, trees.terminal.as_ref().map(|t| t.slave.as_fd()))?;
     let os = |step, e: io::Error| StartError::os(step, "", e.raw_os_error().unwrap_or(0));
     let (mut reports, reporter) = report::pipe()?;
@@ -107,7 +121,8 @@ fn attempt_start(
     };
     let flags = CloneFlags::default()
         .with_if(plan.private_cgroup, CloneFlags::NEWCGROUP)
-        .with_if(plan.pid == PidNamespace::Own, CloneFlags::NEWPID);
+        // In a user namespace it is made in there: see `init`.
+        .with_if(plan.pid == PidNamespace::Own && plan.ids.is_none(), CloneFlags::NEWPID);
     let inherited = Inherited {
         plan,
         user: &user,
@@ -118,7 +133,7 @@ fn attempt_start(
         program: program.as_ref().map(AsFd::as_fd),
         reporter: &reporter,
     };
-    let child = born(flags, places.cgroup, places.pid_of, || {
+    let mut child = born(flags, places.cgroup, places.pid_of, || {
         let failed = inherited.run();
         reporter.send(Message::Failed(failed));
     })?;
@@ -133,7 +148,8 @@ fn attempt_start(
             }
             openat2::write_all_once(go.as_fd(), b"!").map_err(|e| os(Step::Report, e))?;
         }
-        listen(&mut reports, &mut warnings, describe).map(|()| true)
+        let in_turn = plan.ids.is_some() && plan.pid == PidNamespace::Own;
+        listen_in_turn(&mut reports, &mut warnings, &mut child, in_turn, describe).map(|()| true)
     })();
     match listened {
         Ok(true) => {
@@ -204,6 +220,36 @@ pub(super) fn born(
 /// The exit code of a child that never ran its program; nobody is shown it.
 const CHILD_FAILED: i32 = 128;
 
+/// As [`listen`]; a child that has made another one in its place ends, and `child` is the other one then. `due`: it makes one.
+fn listen_in_turn(
+    reports: &mut Reports,
+    warnings: &mut Vec<String>,
+    child: &mut Born,
+    mut due: bool,
+    describe: impl Fn(Failed) -> StartError,
+) -> Result<(), StartError> {
+    loop {
+        match reports.next().map_err(&describe)? {
+            None if due => {
+                return Err(StartError::refused(Step::Report, "the child was killed before its program ran"));
+            }
+            None => return Ok(()),
+            Some(Message::Failed(failed)) => return Err(describe(failed)),
+            Some(Message::Warning(failed)) => warnings.push(describe(failed).message),
+            Some(Message::Ready) => {}
+            Some(Message::Sibling(pid)) => {
+                due = false;
+                let os = |e: io::Error| StartError::os(Step::Sibling, "", e.raw_os_error().unwrap_or(0));
+                let pid = u32::try_from(pid).unwrap_or(0);
+                // It is this process's child, so its number stays its own until it is reaped here.
+                let pidfd = pidfd::pidfd_open(pid).map_err(os)?;
+                let first = std::mem::replace(child, Born { pid, pidfd });
+                let _ = pidfd::kill_and_reap(first.pidfd.as_fd()); // it has nothing left to do, and is ours
+            }
+        }
+    }
+}
+
 /// Listens until the pipe ends: the program runs.
 pub(super) fn listen(
     reports: &mut Reports,
@@ -215,7 +261,7 @@ pub(super) fn listen(
             None => return Ok(()),
             Some(Message::Failed(failed)) => return Err(describe(failed)),
             Some(Message::Warning(failed)) => warnings.push(describe(failed).message),
-            Some(Message::Ready) => {}
+            Some(Message::Ready | Message::Sibling(_)) => {}
         }
     }
 }
@@ -232,6 +278,7 @@ fn listen_for_ready(
             Some(Message::Failed(failed)) => return Err(describe(failed)),
             Some(Message::Warning(failed)) => warnings.push(describe(failed).message),
             Some(Message::Ready) => return Ok(()),
+            Some(Message::Sibling(_)) => {} // it comes after that
         }
     }
 }

@@ -41,6 +41,9 @@ steps! {
     Rlimit = "setrlimit",
     Setns = "setns",
     Unshare = "unshare",
+    UserNamespace = "enter user namespace",
+    MakeFilesAs = "make files as the pod's root",
+    Sibling = "clone3 in the user namespace",
     AttachRoot = "attach root",
     Mount = "mount",
     DeviceNode = "make device",
@@ -67,6 +70,7 @@ steps! {
     Exec = "exec",
     Init = "exec the own init",
     // Of pause.
+    IdMaps = "map ids",
     Hostname = "sethostname",
     Loopback = "bring up lo",
     Sysctl = "write sysctl",

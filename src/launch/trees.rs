@@ -6,7 +6,8 @@ use super::plan_mounts::{Bind, Fs, What};
 use super::{StartError, Step, image_volume};
 use crate::sys::clone::helper_newns;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
-use crate::sys::{openat2, pty};
+use crate::sys::openat2::{self, Links, Open};
+use crate::sys::pty;
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,12 +40,18 @@ fn os(step: Step, object: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
 ///
 /// fsconfig(2) takes values of up to 255 bytes, which is some 14 layers by their descriptors; Linux 6.1 has no `lowerdir+`. More of
 /// them take mount(2) in a helper's mount namespace, which is three times as slow.
-pub(super) fn overlay(root: &Root) -> Result<OwnedFd, StartError> {
+///
+/// In a pod with a user namespace the layers are seen through its ids, which they are shared with no other pod for. The upper directory is
+/// not: what is in there is the pod's own.
+pub(super) fn overlay(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
+    if namespace.is_some() {
+        return overlay_by_helper(root, namespace);
+    }
     let layers = Layers::open(root)?;
     let lower = layers.lower();
     if lower.len() > MAX_PARAMETER {
         drop(layers); // the helper opens its own
-        return overlay_by_helper(root);
+        return overlay_by_helper(root, None);
     }
     let text = |bytes| CString::new(bytes).map_err(|_| StartError::refused(Step::Overlay, "a descriptor with a NUL"));
     let lower = text(lower)?;
@@ -85,18 +92,22 @@ impl Layers {
 }
 
 /// Mounts the overlay in a private mount namespace of a helper and takes a copy out of it.
-fn overlay_by_helper(root: &Root) -> Result<OwnedFd, StartError> {
+fn overlay_by_helper(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     let mut made = Err(StartError::refused(Step::Overlay, "mount overlay: the helper did not run"));
-    helper_newns(&mut || made = overlay_here(root)).map_err(os(Step::Overlay, "(helper)"))?;
+    helper_newns(&mut || made = overlay_here(root, namespace)).map_err(os(Step::Overlay, "(helper)"))?;
     made
 }
 
 /// In the helper. Its descriptors are the shim's as well, so what is opened here is closed here; and it is opened here, for
 /// overlayfs takes layers of the caller's mount namespace only.
-fn overlay_here(root: &Root) -> Result<OwnedFd, StartError> {
+fn overlay_here(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     mount::make_all_private().map_err(os(Step::Overlay, "(private mounts)"))?;
     let layers = Layers::open(root)?;
-    let mut options = [b"lowerdir=".to_vec(), layers.lower()].concat();
+    let lower = match namespace {
+        Some(namespace) => idmapped(&root.layers, namespace)?,
+        None => layers.lower(),
+    };
+    let mut options = [b"lowerdir=".to_vec(), lower].concat();
     for (key, dir) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
         options.extend_from_slice(format!(",{key}=").as_bytes());
         options.extend_from_slice(mount::proc_path(dir.as_fd()).to_bytes());
@@ -109,13 +120,44 @@ fn overlay_here(root: &Root) -> Result<OwnedFd, StartError> {
         .map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
 }
 
-/// Opens everything but the overlay, which is given.
-pub(super) fn open(plan: &Plan, root: OwnedFd, terminal: bool) -> Result<Trees, StartError> {
+/// The value of `lowerdir` for layers (the lowest first) that are seen through the ids of `namespace`: in a helper's mount namespace, for
+/// overlayfs takes mapped layers only where they are attached. They lie in directories of a tmpfs over /proc/fs.
+pub(super) fn idmapped(layers: &[CString], namespace: BorrowedFd<'_>) -> Result<Vec<u8>, StartError> {
+    let table = mount::new_fs(c"tmpfs", &[(c"size", Some(c"64k"))], MountAttr::NONE)
+        .and_then(|table| mount::move_mount_path(table.as_fd(), c"/proc/fs").map(|()| table))
+        .map_err(os(Step::Overlay, "(table of layers)"))?;
+    let mut lower = Vec::new();
+    for (index, layer) in layers.iter().enumerate().rev() {
+        let attach = || {
+            let tree = mount::open_tree_clone_path(layer, Depth::One)?;
+            mount::idmap(tree.as_fd(), namespace)?;
+            let name = CString::new(index.to_string())?;
+            openat2::mkdirat(table.as_fd(), &name, 0o700)?;
+            let place = openat2::open_beneath(table.as_fd(), &name, Links::Refused, Open::Directory)?;
+            mount::move_mount(tree.as_fd(), place.as_fd())
+        };
+        attach().map_err(os(Step::Overlay, &format!("{} with mapped ids", layer.to_string_lossy())))?;
+        if !lower.is_empty() {
+            lower.push(b':');
+        }
+        lower.extend_from_slice(format!("/proc/fs/{index}").as_bytes());
+    }
+    // The overlay itself comes to lie over this table, and is copied from there.
+    Ok(lower)
+}
+
+/// Opens everything but the overlay, which is given. `namespace`: the pod's user namespace.
+pub(super) fn open(
+    plan: &Plan,
+    root: OwnedFd,
+    terminal: bool,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Result<Trees, StartError> {
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     let mut pts = None;
     for mount in &plan.mounts {
         mounts.push(match &mount.what {
-            What::Bind(bind) => Some(volume(bind, &mount.target)?),
+            What::Bind(bind) => Some(volume(bind, &mount.target, namespace)?),
             What::Devpts(fs) => {
                 let tree = new_fs(fs).map_err(os(Step::Terminal, "devpts"))?;
                 if terminal && pts.is_none() {
@@ -124,7 +166,7 @@ pub(super) fn open(plan: &Plan, root: OwnedFd, terminal: bool) -> Result<Trees, 
                 }
                 Some(tree)
             }
-            What::Image(image) => Some(image_volume::tree(image, &mount.target)?),
+            What::Image(image) => Some(image_volume::tree(image, &mount.target, namespace)?),
             What::Fs(_) | What::Dev(_) | What::Shm => None,
         });
     }
@@ -158,7 +200,7 @@ fn private(tree: BorrowedFd<'_>, depth: Depth) -> io::Result<()> {
     mount::mount_setattr(tree, depth, MountAttr::NONE, MountAttr::NONE, Some(PropagationType::Private))
 }
 
-fn volume(bind: &Bind, target: &CStr) -> Result<OwnedFd, StartError> {
+fn volume(bind: &Bind, target: &CStr, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     let host_cgroup = bind.source.is_empty();
     let source = if host_cgroup { mount_table()?.cgroup2()? } else { bind.source.clone() };
     let shown = format!("{} for /{}", source.to_string_lossy(), target.to_string_lossy());
@@ -172,6 +214,15 @@ fn volume(bind: &Bind, target: &CStr) -> Result<OwnedFd, StartError> {
     }
     if !bind.set.is_empty() || !bind.clear.is_empty() {
         attr(bind.set_depth, bind.set, bind.clear, None)?;
+    }
+    if let Some(namespace) = namespace.filter(|_| bind.idmap) {
+        mount::idmap(tree.as_fd(), namespace).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidInput => {
+                let why = "its file system cannot map ids, as a user namespace needs (a tmpfs can from Linux 6.3 on)";
+                StartError::refused(Step::Volume, format!("open volume {shown}: {why}"))
+            }
+            _ => os(Step::Volume, &format!("{shown} with mapped ids"))(e),
+        })?;
     }
     Ok(tree)
 }

@@ -244,7 +244,7 @@ mod tests {
         let passwd = temp.path().join("etc/passwd");
         assert!(resolve(root.as_fd(), &choice("0")).is_ok(), "no file at all");
         let etc = std::fs::File::open(temp.path().join("etc")).expect("etc");
-        make_node(etc.as_fd(), c"passwd", NodeKind::Fifo, (0, 0), 0o600, (0, 0)).expect("mkfifo");
+        make_node(etc.as_fd(), c"passwd", NodeKind::Fifo, (0, 0), 0o600, None).expect("mkfifo");
         assert!(resolve(root.as_fd(), &choice("0")).expect_err("fifo").to_string().contains("not a regular file"));
         std::fs::remove_file(&passwd).expect("rm");
         std::fs::OpenOptions::new()

@@ -77,6 +77,69 @@ pub struct Namespaces {
     pub network: NamespaceMode,
     pub pid: NamespaceMode,
     pub ipc: NamespaceMode,
+    #[serde(default, skip_serializing_if = "UserNamespace::is_host")]
+    pub user: UserNamespace,
+}
+
+/// Whose users a pod's are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum UserNamespace {
+    /// The host's.
+    #[default]
+    Host,
+    /// Those of a namespace of its own, with ids that the engine chooses when it makes the pod. No pod's record has it.
+    Any,
+    /// Those of a namespace of its own.
+    Mapped(IdMap),
+}
+
+impl UserNamespace {
+    pub fn is_host(&self) -> bool {
+        *self == UserNamespace::Host
+    }
+
+    /// The ids of a namespace of its own.
+    pub fn map(&self) -> Option<IdMap> {
+        match self {
+            UserNamespace::Mapped(map) => Some(*map),
+            UserNamespace::Host | UserNamespace::Any => None,
+        }
+    }
+}
+
+/// user_namespaces(7): which ids of the host the ids of a user namespace are, from 0 on without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdMap {
+    pub uids: IdRange,
+    pub gids: IdRange,
+}
+
+/// `0 host length` of uid_map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdRange {
+    pub host: u32,
+    pub length: u32,
+}
+
+impl IdRange {
+    /// A range of the host's ids; `None` when it is empty, has the host's root, or goes beyond what is an id.
+    pub fn new(host: u32, length: u32) -> Option<IdRange> {
+        // 2^32-1 is no id.
+        let fits = host.checked_add(length).is_some_and(|end| end < u32::MAX);
+        (host > 0 && length > 0 && fits).then_some(IdRange { host, length })
+    }
+
+    /// The host's id for one of the namespace's; `None` for one that it does not have.
+    pub fn to_host(self, id: u32) -> Option<u32> {
+        (id < self.length).then(|| self.host + id)
+    }
+
+    /// Whether some id is in both.
+    pub fn overlaps(self, other: IdRange) -> bool {
+        self.host < other.host + other.length && other.host < self.host + self.length
+    }
 }
 
 /// CRI `NamespaceMode`.
@@ -147,6 +210,9 @@ pub struct Mount {
     /// Needs `readonly` and [`Propagation::Private`].
     pub recursive_readonly: bool,
     pub propagation: Propagation,
+    /// Seen through the ids of the pod's user namespace: 0 on the disk is the pod's root. Without one it means nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idmap: bool,
     /// Files of an image instead of the host's: `host_path` is empty, and it is read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageVolume>,
@@ -324,6 +390,17 @@ mod tests {
             assert_eq!(AppArmorProfile::is_name(name), good, "{name:?}");
         }
         assert!(!AppArmorProfile::is_name(&"x".repeat(AppArmorProfile::MAX_NAME + 1)));
+    }
+
+    #[test]
+    fn ranges_of_ids_keep_to_themselves() {
+        let range = |host, length| IdRange::new(host, length).expect("a range");
+        assert_eq!(range(1000, 10).to_host(9), Some(1009));
+        assert_eq!(range(1000, 10).to_host(10), None);
+        assert!(range(1000, 10).overlaps(range(1009, 1)) && !range(1000, 10).overlaps(range(1010, 5)));
+        for (host, length) in [(0, 5), (5, 0), (u32::MAX, 1), (u32::MAX - 1, 1), (1, u32::MAX)] {
+            assert_eq!(IdRange::new(host, length), None, "{host} {length}");
+        }
     }
 
     #[test]

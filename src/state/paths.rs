@@ -1,7 +1,8 @@
 //! Every path below podwright's two directories, as functions of ids. Nothing else joins paths there.
 //!
 //! ```text
-//! /run/podwright/                    state: tmpfs, gone after a reboot like the processes it describes; 0700
+//! /run/podwright/                    state: tmpfs, gone after a reboot like the processes it describes; 0700; flock(2)ed while a user
+//!                                    namespace's ids are chosen
 //!   podwright.sock                   the daemon's CRI socket
 //!   network/<bridge>/                see network/bridge/lease.rs
 //!   sysctls                          name, old and new value of what of the host was changed for pods' networks

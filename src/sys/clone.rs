@@ -13,6 +13,7 @@ impl CloneFlags {
     pub const NEWCGROUP: CloneFlags = CloneFlags(0x0200_0000);
     pub const NEWUTS: CloneFlags = CloneFlags(0x0400_0000);
     pub const NEWIPC: CloneFlags = CloneFlags(0x0800_0000);
+    pub const NEWUSER: CloneFlags = CloneFlags(0x1000_0000);
     pub const NEWPID: CloneFlags = CloneFlags(0x2000_0000);
     pub const NEWNET: CloneFlags = CloneFlags(0x4000_0000);
 
@@ -77,6 +78,25 @@ pub fn clone3(flags: CloneFlags, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid, pidfd })
         }
+    }
+}
+
+/// `clone3(CLONE_PARENT | flags)`: a copy of this process that is its parent's child, as this one is. `Some` is its pid. For a child of
+/// [`clone3`], which has one thread and may be where no /proc tells of it.
+///
+/// # Errors
+/// Those of clone3(2).
+pub fn clone3_sibling(flags: CloneFlags) -> io::Result<Option<u32>> {
+    const CLONE_PARENT: u64 = 0x8000; // linux/sched.h
+    // SAFETY: clone_args is plain integers, for which all zeroes is a value. No exit signal: it is the caller's own.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags.0 | CLONE_PARENT;
+    // SAFETY: as in `clone3`: a copy of everything, and no other thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match u32::try_from(pid) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(0) => Ok(None),
+        Ok(pid) => Ok(Some(pid)),
     }
 }
 

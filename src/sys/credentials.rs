@@ -41,6 +41,28 @@ pub fn umask(mask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
 }
 
+/// Makes files from now on as another user, with all capabilities that this process has: setfsuid(2), setfsgid(2), capset(2).
+///
+/// # Errors
+/// `EPERM` when it did not become that user; those of capset(2).
+pub fn make_files_as(uid: u32, gid: u32) -> io::Result<()> {
+    // Both answer with what was before, and with -1, which is no id and changes nothing, so with what is.
+    let set = |uid, gid| {
+        // SAFETY: takes an integer.
+        let before_gid = unsafe { libc::setfsgid(gid) };
+        // SAFETY: likewise.
+        let before_uid = unsafe { libc::setfsuid(uid) };
+        (before_uid.cast_unsigned(), before_gid.cast_unsigned())
+    };
+    set(uid, gid);
+    if set(u32::MAX, u32::MAX) != (uid, gid) {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    // To be no longer root for files took those of its capabilities away that are for files.
+    let all = super::capability::permitted()?;
+    super::capability::capset(all, all, 0)
+}
+
 /// `setsid()`.
 ///
 /// # Errors

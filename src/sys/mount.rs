@@ -134,6 +134,26 @@ pub fn mount_setattr(
     clear: MountAttr,
     propagation: Option<PropagationType>,
 ) -> io::Result<()> {
+    set_attributes(mount, depth, set, clear, propagation, None)
+}
+
+/// Shows the files of a tree that is attached nowhere with other ids: MOUNT_ATTR_IDMAP. An id on the disk is one of `namespace` (a user
+/// namespace), and is seen as the id that this is to the host. The one mount, not what is mounted below it.
+///
+/// # Errors
+/// `EINVAL` for a file system that cannot, and for a mount that is mapped already; `EPERM` for one that is attached.
+pub fn idmap(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    set_attributes(mount, Depth::One, MountAttr(0x10_0000), MountAttr::NONE, None, Some(namespace))
+}
+
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    depth: Depth,
+    set: MountAttr,
+    clear: MountAttr,
+    propagation: Option<PropagationType>,
+    namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     /// `struct mount_attr`, linux/mount.h.
     #[repr(C)]
     struct Attr {
@@ -153,7 +173,7 @@ pub fn mount_setattr(
             Some(PropagationType::Slave) => libc::MS_SLAVE,
             Some(PropagationType::Shared) => libc::MS_SHARED,
         },
-        userns_fd: 0,
+        userns_fd: namespace.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };
     /// linux/fcntl.h; libc has it for some targets only.
     const AT_RECURSIVE: libc::c_int = 0x8000;

@@ -14,6 +14,7 @@ impl NsFlags {
     pub const UTS: NsFlags = NsFlags(libc::CLONE_NEWUTS);
     pub const IPC: NsFlags = NsFlags(libc::CLONE_NEWIPC);
     pub const PID: NsFlags = NsFlags(libc::CLONE_NEWPID);
+    pub const USER: NsFlags = NsFlags(libc::CLONE_NEWUSER);
     pub const NET: NsFlags = NsFlags(libc::CLONE_NEWNET);
 
     /// Both.
@@ -65,6 +66,19 @@ pub fn tcp_socket_in(process: BorrowedFd<'_>, v6: bool) -> io::Result<OwnedFd> {
         let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, make)?;
         thread.join().map_err(|_| io::Error::other("the thread that makes a socket ended"))?
     })
+}
+
+/// The user namespace of a process, by its pidfd: /proc/PID/ns/user.
+///
+/// # Errors
+/// Those of open(2); `ESRCH` when the process is gone.
+pub fn user_namespace_of(process: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let path = format!("/proc/{}/ns/user", super::pidfd::pid_of(process)?);
+    let namespace = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    // Still the same process, so the pid was its own all the while.
+    super::pidfd::pid_of(process)?;
+    Ok(namespace)
 }
 
 /// The pid namespace in which children of this process are born: /proc/self/ns/pid_for_children, namespaces(7).

@@ -144,7 +144,7 @@ pub enum NodeKind {
     Fifo,
 }
 
-/// A device or FIFO with exactly this mode and owner, whatever the umask: mknodat(2), fchmodat(2), fchownat(2). `dir` must be a
+/// A device or FIFO with exactly this mode, whatever the umask, and this owner, else this process's: mknodat(2), fchmodat(2), fchownat(2). `dir` must be a
 /// directory that nobody else can change yet.
 ///
 /// # Errors
@@ -155,7 +155,7 @@ pub fn make_node(
     kind: NodeKind,
     numbers: (u32, u32),
     mode: u32,
-    owner: (u32, u32),
+    owner: Option<(u32, u32)>,
 ) -> io::Result<()> {
     let kind = match kind {
         NodeKind::Char => FileType::CharacterDevice,
@@ -165,8 +165,8 @@ pub fn make_node(
     let device = rustix::fs::makedev(numbers.0, numbers.1);
     rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode), device)?;
     rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
-    if owner != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+    if let Some((uid, gid)) = owner {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())

@@ -75,6 +75,18 @@ pub fn raise(resource: Resource) -> io::Result<()> {
     setrlimit(resource, own.rlim_max, own.rlim_max)
 }
 
+/// Raises soft and hard limit to at least these; what is higher stays.
+///
+/// # Errors
+/// `EPERM` to raise the hard limit without CAP_SYS_RESOURCE in the first user namespace.
+pub fn raise_to(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let own = getrlimit(resource)?;
+    if own.rlim_cur >= soft && own.rlim_max >= hard {
+        return Ok(());
+    }
+    setrlimit(resource, own.rlim_cur.max(soft), own.rlim_max.max(hard))
+}
+
 /// The highest hard limit, up to `wanted`, that this process can give a child: its own, and with CAP_SYS_RESOURCE any, for NOFILE up to
 /// fs.nr_open (proc_sys_fs(5)).
 ///

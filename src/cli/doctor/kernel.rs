@@ -155,8 +155,14 @@ fn namespaces(root: bool) -> Finding {
 fn user_namespaces(root: bool) -> Finding {
     let why = "pods with hostUsers: false get a user namespace";
     let finding = Finding::ok(AREA, "user namespaces", "works", why);
-    match probe::unshare(probe::Namespace::User) {
+    match probe::user_namespace_with_idmapped_tmpfs() {
         Ok(()) => finding,
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            Finding { found: "tmpfs cannot map ids".into(), ..finding }.but(
+                Verdict::Warn,
+                "Linux 6.3 or newer: volumes on a tmpfs fail in such pods, and the kubelet is told that there are none",
+            )
+        }
         Err(e) => {
             let who = if root { "" } else { ", or run doctor as root" };
             let remedy = format!(

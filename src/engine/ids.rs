@@ -1,0 +1,158 @@
+//! Which ids of the host a pod with a user namespace of its own gets, when nobody has chosen them for it.
+//!
+//! What is in use is what the pods' records say, those of the daemon and of every instance of `run`: they share one host. So nothing is to
+//! be given back, and nothing is lost by a kill -9. From the choice to the record that says so a lock is held.
+
+use super::Engine;
+use crate::error::{Context, Error, Result};
+use crate::state::model::{IdMap, IdRange, NamespaceMode, PodConfig, UserNamespace};
+use crate::sys;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+/// Ids of a pod: those of 16 bits, which is what images and Kubernetes expect.
+const LENGTH: u32 = 1 << 16;
+/// From here on nobody else gives ids: systemd's containers end before it, and what is foreign begins after (uids-gids of systemd).
+const FIRST: u32 = 0x7000_0000;
+const LAST: u32 = 0x7ffd_0000;
+/// The largest pod record that is read.
+const MAX_RECORD_BYTES: u64 = 4 << 20;
+
+impl Engine {
+    /// Chooses ids for a pod that wants some; what is returned is held until its record is written.
+    pub(super) fn choose_ids(&self, config: &mut PodConfig) -> Result<Option<File>> {
+        if config.namespaces.user != UserNamespace::Any {
+            return Ok(None);
+        }
+        // The directory itself, which nothing else locks.
+        let path = &self.paths().state;
+        let doing = || format!("lock {}", path.display());
+        let lock = File::open(path).context(doing)?;
+        sys::flock(lock.as_fd(), true).context(doing)?;
+        let range = free(&self.used_ids()?)?;
+        config.namespaces.user = UserNamespace::Mapped(IdMap { uids: range, gids: range });
+        Ok(Some(lock))
+    }
+
+    /// The ranges in the records of all engines of this host that share the state directory.
+    fn used_ids(&self) -> Result<Vec<IdRange>> {
+        let mut used = Vec::new();
+        let mut engines = vec![self.paths().state.clone()];
+        engines.extend(directories(&self.paths().instances())?);
+        for engine in engines {
+            for pod in directories(&engine.join("pods"))? {
+                used.extend(ids_of(&pod.join("pod.json")));
+            }
+        }
+        Ok(used)
+    }
+}
+
+/// The directories in one; none where it is not there.
+fn directories(path: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("read {}", path.display());
+    match std::fs::read_dir(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let entries = entries.context(doing)?.collect::<std::io::Result<Vec<_>>>().context(doing)?;
+            Ok(entries.into_iter().map(|entry| entry.path()).collect())
+        }
+    }
+}
+
+/// Of a record, whatever else it says: one of another version counts as well, and one that is gone by now does not.
+fn ids_of(record: &Path) -> Vec<IdRange> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    let read = File::open(record).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text));
+    let value: serde_json::Value = match read.map(|_| serde_json::from_slice(&text)) {
+        Ok(Ok(value)) => value,
+        _ => return Vec::new(),
+    };
+    mapped(&value).into_iter().collect::<Vec<_>>().concat()
+}
+
+/// `{"Mapped": ...}`, wherever it stands in the record.
+fn mapped(value: &serde_json::Value) -> Option<Vec<IdRange>> {
+    let children: Vec<_> = match value {
+        serde_json::Value::Object(fields) => {
+            if let Some(map) = fields.get("Mapped") {
+                let map: IdMap = serde_json::from_value(map.clone()).ok()?;
+                return Some(vec![map.uids, map.gids]);
+            }
+            fields.values().collect()
+        }
+        _ => return None,
+    };
+    children.into_iter().find_map(mapped)
+}
+
+/// The first range that no pod has.
+fn free(used: &[IdRange]) -> Result<IdRange> {
+    let all = (FIRST..LAST).step_by(LENGTH as usize).filter_map(|host| IdRange::new(host, LENGTH));
+    let mut free = all.filter(|range| !used.iter().any(|other| other.overlaps(*range)));
+    free.next().ok_or_else(|| {
+        Error::exhausted(format!(
+            "every range of ids is some pod's user namespace's: there are {}",
+            (LAST - FIRST) / LENGTH
+        ))
+    })
+}
+
+/// Gives a directory of a container's to the root of its pod.
+pub(super) fn give_to_pods_root(directory: &Path, map: Option<IdMap>) -> Result<()> {
+    let Some(map) = map else { return Ok(()) };
+    chown(directory, Some(map.uids.host), Some(map.gids.host)).context(|| format!("chown {}", directory.display()))
+}
+
+/// What a pod with a user namespace cannot have beside it.
+pub(super) fn check(config: &PodConfig) -> Result<()> {
+    let namespaces = &config.namespaces;
+    if namespaces.user.is_host() {
+        return Ok(());
+    }
+    for (name, mode) in [("network", &namespaces.network), ("ipc", &namespaces.ipc), ("pid", &namespaces.pid)] {
+        if *mode == NamespaceMode::Node {
+            return Err(Error::invalid(format!(
+                "a pod with a user namespace (hostUsers: false) cannot have the host's {name} namespace"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::model::Namespaces;
+
+    #[test]
+    fn ranges_are_chosen_from_the_first_free_one_and_never_twice() {
+        let mut used = Vec::new();
+        for n in 0..100u32 {
+            let range = free(&used).expect("free");
+            assert_eq!((range.host, range.length), (FIRST + n * LENGTH, LENGTH));
+            used.push(range);
+        }
+        let gap = used.remove(17);
+        assert_eq!(free(&used).expect("the gap"), gap);
+        // One of somebody else's choosing that lies across two.
+        let across = IdRange::new(gap.host - 5, 10).expect("a range");
+        used.push(across);
+        assert_eq!(free(&used).expect("free").host, FIRST + 100 * LENGTH);
+        let all = IdRange::new(FIRST, LAST - FIRST).expect("a range");
+        assert_eq!(free(&[all]).expect_err("none").kind(), crate::error::Kind::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_record_tells_its_ids_wherever_they_stand() {
+        let range = IdRange::new(FIRST, LENGTH).expect("a range");
+        let user = UserNamespace::Mapped(IdMap { uids: range, gids: range });
+        let config = PodConfig { namespaces: Namespaces { user, ..Namespaces::default() }, ..PodConfig::default() };
+        let record = serde_json::json!({"schema": 9, "data": {"config": config, "news": [1]}});
+        assert_eq!(mapped(&record), Some(vec![range, range]));
+        assert_eq!(mapped(&serde_json::json!({"config": PodConfig::default()})), None);
+    }
+}
