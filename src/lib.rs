@@ -22,6 +22,7 @@
 //! * `agent`   Pod manifests
 //! * `daemon`  wiring of the process that serves them all
 //! * `cli`     what people type
+//! * `fuzz`    what must hold whatever bytes come; in tests and under cargo fuzz only
 pub mod sys;
 pub mod error;
 pub mod id;
@@ -46,6 +47,8 @@ pub mod cri;
 pub mod agent;
 pub mod daemon;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 /// musl's allocator maps and unmaps single pages all the time: a quarter of a container's start (hack/bench). This one asks for
 /// 64 KiB at once, and a shim of one thread never waits for its lock.

@@ -41,6 +41,8 @@ pub mod yaml;
 pub mod quantity;
 pub mod names;
 mod fnv;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod schema;
 pub mod read;
 pub mod pod;

@@ -20,6 +20,8 @@ mod calls;
 mod containers;
 mod convert;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod images;
 mod lists;
 mod metrics;

@@ -16,6 +16,8 @@
 //! All of it blocks and none of it is async, but for [`registry`] and the waiting for a [`pull`]: a command calls it as it is, a server on a
 //! thread that may block.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod reference;
 pub mod oci;
 pub mod tarball;

@@ -19,6 +19,8 @@ pub mod client;
 pub mod credential_program;
 pub mod credentials;
 pub mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hosts;
 pub mod proxy;
 pub mod tls;

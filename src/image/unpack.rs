@@ -20,6 +20,8 @@
 //! no other file, no network and no process's memory.
 
 pub mod calls;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod spawn;
 mod stream;
 mod tree;

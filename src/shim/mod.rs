@@ -20,6 +20,8 @@ mod attach;
 mod connection;
 mod event_loop;
 mod exec;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod log;
 mod machine;
 mod reap;

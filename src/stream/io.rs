@@ -22,6 +22,12 @@ impl HungUp {
         HungUp(HangUp::of(socket.as_fd()).ok().map(Arc::new))
     }
 
+    /// Of what is no socket.
+    #[cfg(any(test, fuzzing))]
+    pub fn never() -> HungUp {
+        HungUp(None)
+    }
+
     /// Waits for that.
     pub async fn wait(&self) {
         match &self.0 {

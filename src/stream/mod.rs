@@ -13,6 +13,8 @@
 //! Not here: processes, terminals, namespaces ([`crate::engine`]). podwright's own commands do without all this: they ask the engine.
 
 mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod io;
 mod negotiate;
 mod outcome;

@@ -26,6 +26,15 @@ pub fn sealed_self(name: &str) -> io::Result<OwnedFd> {
     Ok(copy.into())
 }
 
+/// An empty file of no directory.
+///
+/// # Errors
+/// Those of memfd_create(2).
+#[cfg(any(test, fuzzing))]
+pub fn scratch(name: &str) -> io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
 /// Seals a memfd whose content is complete. The kernel refuses while anybody holds a page of it, who might write to it; that may be the
 /// kernel itself, which moves pages about, and has let go a moment later. It waits 150 ms by itself (memfd_wait_for_pins), so the bound is 3 s.
 pub(super) fn seal(memfd: &File) -> io::Result<()> {

@@ -161,7 +161,7 @@ pub fn remedy(hosts_dir: &Path, host: &str) -> String {
 }
 
 /// The endpoints that a hosts.toml in `dir` gives a registry.
-fn parse(text: &str, dir: &Path, host: &str) -> Result<Vec<Endpoint>> {
+pub(super) fn parse(text: &str, dir: &Path, host: &str) -> Result<Vec<Endpoint>> {
     let raw: RawFile = toml::from_str(text).map_err(|e| {
         let line = 1 + text[..e.span().map_or(0, |span| span.start)].matches('\n').count();
         Error::invalid(format!("line {line}: {}", e.message()))

@@ -57,13 +57,18 @@ pub fn layer(program: &Program, blob: Blob, dir: &Path, hold: &File, read: &mut 
     let (done, opaque) = work(program, What::Layer, blob, dir, hold, read)?;
     let root = File::open(dir).context(|| format!("open {}", dir.display()))?;
     for path in opaque {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        openat2(root.as_fd(), Path::new(OsStr::from_bytes(&path)), flags, 0, beneath)
-            .and_then(|fd| fsetxattr(fd.as_fd(), OsStr::new(OPAQUE), b"y"))
-            .context(|| format!("mark {} opaque in {}", quoted(&path), dir.display()))?;
+        mark_opaque(&root, &path).context(|| format!("in {}", dir.display()))?;
     }
     Ok(done)
+}
+
+/// Has a directory of a layer hide what is below it.
+pub(super) fn mark_opaque(root: &File, path: &[u8]) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    openat2(root.as_fd(), Path::new(OsStr::from_bytes(path)), flags, 0, beneath)
+        .and_then(|fd| fsetxattr(fd.as_fd(), OsStr::new(OPAQUE), b"y"))
+        .context(|| format!("mark {} opaque", quoted(path)))
 }
 
 /// Decompresses to `archive` in `dir`, as [`layer`].

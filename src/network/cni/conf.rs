@@ -131,7 +131,10 @@ fn plugins_beside(list: &Path, name: &str) -> Result<Vec<Plugin>, String> {
 }
 
 /// A list of plugins; `beside` gives those of the network's own directory.
-fn network(json: &Map<String, Value>, beside: &dyn Fn(&str) -> Result<Vec<Plugin>, String>) -> Result<Network, String> {
+pub(super) fn network(
+    json: &Map<String, Value>,
+    beside: &dyn Fn(&str) -> Result<Vec<Plugin>, String>,
+) -> Result<Network, String> {
     let (name, versions) = (name_of(json)?, versions_of(json)?);
     let only_inlined = flag(json, "loadOnlyInlinedPlugins")?;
     let mut plugins = Vec::new();

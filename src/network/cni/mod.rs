@@ -20,6 +20,8 @@ mod args;
 mod collect;
 mod conf;
 pub(crate) mod exec;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod netns;
 mod plugins;
 mod result;
