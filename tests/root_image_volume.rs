@@ -80,19 +80,21 @@ async fn a_container_reads_the_files_of_an_image_and_its_status_says_which() {
         ("writable", Mount { readonly: false, ..mount("data:1", "/v", "") }, "readonly"),
         ("above", mount("data:1", "/v", "../.."), "without '..'"),
         ("absolute", mount("data:1", "/v", "/etc"), "relative"),
+        ("nothing", mount("data:1", "/v", "absent"), "no directory \"absent\""),
+        ("file", mount("data:1", "/v", "a"), "no directory \"a\""),
+        ("hidden", mount("data:1", "/v", "gone"), "no directory \"gone\""),
     ] {
         let mut config = fixtures::cri::script(name, "true");
         config.mounts = vec![mount];
         let e = node.create(&pod, config, sandbox.clone()).await.unwrap_err();
         assert!(e.message().contains(words), "{name}: {e:?}");
     }
-    for (name, part) in [("nothing", "absent"), ("file", "a"), ("hidden", "gone")] {
-        let mut config = fixtures::cri::script(name, "true");
-        config.mounts = vec![mount("data:1", "/v", part)];
-        let id = node.create(&pod, config, sandbox.clone()).await.unwrap();
-        let e = node.start_container(&id).await.unwrap_err();
-        assert!(e.message().contains(&format!("{part:?} of the image for /v")), "{name}: {e:?}");
-    }
+    // Behind a link it is looked for when it is mounted.
+    let mut config = fixtures::cri::script("linked", "true");
+    config.mounts = vec![mount("data:1", "/v", "link/absent")];
+    let id = node.create(&pod, config, sandbox.clone()).await.unwrap();
+    let e = node.start_container(&id).await.unwrap_err();
+    assert!(e.message().contains("\"link/absent\" of the image for /v"), "{e:?}");
     node.stop_pod(&pod).await.unwrap();
     node.remove_pod(&pod).await.unwrap();
     node.stop().await;

@@ -11,6 +11,7 @@ use super::{Engine, blocking, mkdir_all};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
+use crate::image::part;
 use crate::image::store::Image;
 use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile, Security};
 use crate::state::paths::Paths;
@@ -112,6 +113,7 @@ impl Engine {
         let apparmor = apparmor_of(pod, &config.security)?;
         let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, apparmor, ..host };
         let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
+        check_parts(&config.mounts, &host)?;
         let log = match (&pod.record.config.log_directory, &config.log_path) {
             (Some(directory), Some(path)) => Some(log_file(directory, path)?),
             _ => None,
@@ -135,6 +137,19 @@ impl Engine {
 fn apparmor_of(pod: &Pod, security: &Security) -> Result<Option<String>> {
     let too_old = pod.shim().is_ok_and(|shim| shim.version() < crate::wire::SECURITY);
     if security.apparmor.is_unset() && too_old { Ok(None) } else { apparmor::given(security) }
+}
+
+/// Of images whose parts are mounted: the parts are there. Their names were checked with the spec.
+fn check_parts(mounts: &[Mount], host: &HostFacts) -> Result<()> {
+    for (path, layers) in &host.image_layers {
+        let volume = mounts.iter().find(|mount| mount.container_path == *path).and_then(|mount| mount.image.as_ref());
+        let Some(volume) = volume else { continue };
+        if part::lacks(layers, &volume.sub_path)? {
+            let (image, part) = (&volume.image, &volume.sub_path);
+            return Err(Error::invalid(format!("mount {path:?}: image {image} has no directory {part:?}")));
+        }
+    }
+    Ok(())
 }
 
 /// What the host adds to a container of `pod`. Reads devices and seccomp profile where the container has any.

@@ -12,6 +12,7 @@
 //! * [`export`]    `podwright save`; [`layer_tar`] a layer's files as a tar stream
 //! * [`registry`]  registries, mirrors, credentials: bytes from the network
 //! * [`pull`]      from a registry into the store, in one pass
+//! * [`part`]      whether an image has a directory
 //!
 //! All of it blocks and none of it is async, but for [`registry`] and the waiting for a [`pull`]: a command calls it as it is, a server on a
 //! thread that may block.
@@ -31,3 +32,4 @@ pub mod layer_tar;
 pub mod export;
 pub mod registry;
 pub mod pull;
+pub mod part;
