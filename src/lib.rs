@@ -16,6 +16,8 @@
 //! * `network` what pods are connected to: the built-in bridge, CNI
 //! * `engine`  the verbs
 //! * `stream`  exec, attach and port-forward over HTTP
+//! * `nriapi`  generated: the messages of the Node Resource Interface
+//! * `nri`     plugins on the node that see and adjust what is made
 //! * `criapi`  generated: the messages and services of the CRI
 //! * `ownapi`  generated: what podwright's commands ask of a daemon
 //! * `cri`     the gRPC surface: convert, call, convert
@@ -37,6 +39,10 @@ pub mod image;
 pub mod network;
 pub mod engine;
 pub mod stream;
+#[rustfmt::skip]
+#[allow(missing_debug_implementations, clippy::all, reason = "generated")]
+pub mod nriapi;
+pub mod nri;
 #[rustfmt::skip]
 #[allow(deprecated, missing_debug_implementations, clippy::all, reason = "generated")]
 pub mod criapi;

@@ -1,5 +1,5 @@
-//! proto/runtime.v1.proto against the table of the interface, both ways; src/criapi.rs and src/ownapi.rs against what is generated from
-//! the two protos.
+//! proto/runtime.v1.proto against the table of the interface, both ways; src/criapi.rs, src/ownapi.rs and src/nriapi.rs against what is
+//! generated from the three protos.
 //!
 //! The generated files are committed, so that a build needs neither protoc nor a build script. After a change of a proto:
 //! `PODWRIGHT_BLESS=1 cargo test --test cli_proto`.
@@ -30,6 +30,16 @@ const GENERATED: &[(&str, &str, &str)] = &[
 //! Generated from proto/podwright.v1.proto by tests/cli_proto.rs, and checked by it; not to be edited.
 //!
 //! What podwright's commands and its daemon say to each other. Nothing here decides anything.
+
+",
+    ),
+    (
+        "nri.pkg.api.v1alpha1",
+        "src/nriapi.rs",
+        "\
+//! Generated from proto/nri.pkg.api.v1alpha1.proto by tests/cli_proto.rs, and checked by it; not to be edited.
+//!
+//! The messages of the Node Resource Interface. Nothing here decides anything.
 
 ",
     ),
