@@ -98,8 +98,12 @@ impl Cri {
         self.pod_lines(filter).map(|line| answer::pod(&line.record, Some(line.ready))).collect()
     }
 
-    /// The kubelet has changed the pod's cgroup, which is its own; podwright keeps no copy of that.
-    pub(super) fn update_pod(&self, request: &UpdatePodSandboxResourcesRequest) -> Result<()> {
-        self.engine.pod_status(&self.pod_id(&request.pod_sandbox_id)?).map(|_| ())
+    /// The kubelet has changed the pod's cgroup, which is its own; whoever wants to know is told.
+    pub(super) async fn update_pod(&self, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
+        let id = self.pod_id(&request.pod_sandbox_id)?;
+        let overhead = convert::resources(request.overhead.unwrap_or_default())?;
+        let resources = convert::resources(request.resources.unwrap_or_default())?;
+        let engine = self.engine.clone();
+        self.to_the_end(async move { engine.update_pod(&id, &overhead, &resources).await }).await
     }
 }

@@ -91,7 +91,7 @@ impl RuntimeService for Cri {
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<UpdatePodSandboxResourcesResponse>, Status> {
-        answer(self.update_pod(&request.into_inner()).map(|()| UpdatePodSandboxResourcesResponse {}))
+        answer(self.update_pod(request.into_inner()).await.map(|()| UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn create_container(

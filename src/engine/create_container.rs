@@ -2,6 +2,7 @@
 
 use super::apparmor;
 use super::events::{Event, EventKind};
+use super::hooks::{Change, Draft};
 use super::ids;
 use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
@@ -15,7 +16,7 @@ use crate::image::part;
 use crate::image::store::Image;
 use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile, Security};
 use crate::state::paths::Paths;
-use crate::state::record::{self, ContainerRecord, Durability};
+use crate::state::record::{self, ContainerRecord, Durability, ResourcesRecord};
 use crate::state::spec::SpecText;
 use crate::sys;
 use crate::sys::rlimit::{self, Resource};
@@ -36,17 +37,31 @@ impl Engine {
     /// container of that name and attempt, `InvalidArgument` naming field, value and remedy. Nothing is left.
     pub async fn create_container(&self, pod: &PodId, config: ContainerConfig) -> Result<ContainerId> {
         let pod = self.reachable(pod).await?;
-        let _one_at_a_time = pod.verb.lock().await;
+        let one_at_a_time = pod.verb.lock().await;
         self.prepare_apparmor(&config.security).await;
         let name = config.name.clone();
         let mut undo = Undo::default();
-        match self.make_container(&pod, config, &mut undo) {
-            Ok(id) => Ok(id),
-            Err(e) => Err(undo.unwind(e).await.context(format!("create container {name:?}"))),
+        let (id, changes) = match self.make_container(&pod, config, &mut undo).await {
+            Ok(made) => made,
+            Err(e) => return Err(undo.unwind(e).await.context(format!("create container {name:?}"))),
+        };
+        self.tell_created(&pod, &id).await;
+        // Of others, perhaps of this pod.
+        drop(one_at_a_time);
+        if let Err(e) = self.apply_changes(changes).await {
+            let removed = self.remove_container(&id).await.err();
+            let e = Error::collect(std::iter::once(e).chain(removed).collect());
+            return Err(e.unwrap_or_else(|| Error::internal("no error")).context(format!("create container {name:?}")));
         }
+        Ok(id)
     }
 
-    fn make_container(&self, pod: &Pod, config: ContainerConfig, undo: &mut Undo) -> Result<ContainerId> {
+    async fn make_container(
+        &self,
+        pod: &Arc<Pod>,
+        config: ContainerConfig,
+        undo: &mut Undo,
+    ) -> Result<(ContainerId, Vec<Change>)> {
         check(pod, &config)?;
         // Until the record names the layers, nothing else keeps `prune` from taking them.
         let _kept = self.0.images.hold()?;
@@ -56,6 +71,7 @@ impl Engine {
         };
         let id = ContainerId::random();
         let record = self.container_record(pod, config, &id, image)?;
+        let (Draft { record, resources }, changes, _entered) = self.tell_create(pod, record, undo).await?;
         // The directory comes first: whoever sweeps up after a kill -9 finds the writable layer by its name.
         let dir = self.paths().container(pod.id(), &id);
         let gone = dir.clone();
@@ -72,14 +88,19 @@ impl Engine {
         }
         ids::give_to_pods_root(&writable.join("upper"), pod.record.config.namespaces.user.map())?;
         fault::point("engine.create_container.writable");
+        if resources != record.config.resources {
+            let changed = ResourcesRecord { resources: resources.clone() };
+            record::write(&self.paths().resources_record(pod.id(), &id), &changed, Durability::Boot)?;
+        }
         record::write(&self.paths().container_record(pod.id(), &id), &record, Durability::Boot)?;
         fault::point("engine.create_container.record");
         pod.note(&format!("engine: container {} created", record.config.name));
         pod.change(|facts| {
-            facts.containers.insert(id.clone(), Container::new(Arc::new(record)));
+            let container = Container { resources: Arc::new(resources), ..Container::new(Arc::new(record)) };
+            facts.containers.insert(id.clone(), container);
             self.announce(Event::of(pod.id(), Some(&id), EventKind::Created));
         });
-        Ok(id)
+        Ok((id, changes))
     }
 
     /// The layers of the images that are mounted, and which images those are; the caller holds the store.

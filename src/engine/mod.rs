@@ -22,6 +22,7 @@ pub mod events;
 pub mod exec;
 mod forward;
 mod ids;
+pub mod hooks;
 pub mod in_use;
 pub mod kept;
 mod network;
@@ -67,7 +68,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::broadcast;
 
@@ -123,6 +124,7 @@ struct Inner {
     orphans: Mutex<Option<BTreeMap<PodId, String>>>,
     /// Held while podwright's own AppArmor profile is loaded; why that failed.
     apparmor: tokio::sync::Mutex<Option<String>>,
+    hooks: OnceLock<Arc<dyn hooks::Hooks>>,
 }
 
 impl Engine {
@@ -156,6 +158,7 @@ impl Engine {
             sweeper: AtomicBool::new(false),
             orphans: Mutex::default(),
             apparmor: tokio::sync::Mutex::default(),
+            hooks: OnceLock::new(),
         })))
     }
 

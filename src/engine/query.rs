@@ -77,7 +77,7 @@ fn is_ready(facts: &Facts) -> bool {
         && facts.sandbox.as_ref().is_some_and(|s| s.exit.is_none())
 }
 
-fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
+pub(super) fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
     PodStatus {
         record: pod.record.clone(),
         ready: is_ready(facts),
@@ -91,7 +91,7 @@ fn pod_status(pod: &Pod, facts: &Facts) -> PodStatus {
     }
 }
 
-fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
+pub(super) fn container_status(pod: &Pod, container: &Container) -> ContainerStatus {
     ContainerStatus {
         record: container.record.clone(),
         state: container.state(),

@@ -59,10 +59,13 @@ impl Engine {
         blocking(move || remove_tree(&directory)).await?;
         fault::point("engine.remove_container.directory");
         self.forget_unreadable(&self.paths().container(pod.id(), id));
-        pod.change(|facts| {
-            facts.containers.remove(id);
-            self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
-        });
+        let remove = || {
+            pod.change(|facts| {
+                facts.containers.remove(id);
+                self.announce(Event::of(pod.id(), Some(id), EventKind::Deleted));
+            });
+        };
+        self.tell_removed(pod, id, remove).await;
         pod.note(&format!("engine: container {} removed", id.short()));
         Ok(())
     }
@@ -113,9 +116,13 @@ impl Engine {
             self.0.parked.lock().unwrap_or_else(PoisonError::into_inner).push(pod.clone());
         }
         self.forget_unreadable(&self.paths().pod(id));
-        let mut pods = self.pods_mut();
-        pods.remove(id);
-        self.announce(Event::of(id, None, EventKind::Deleted));
+        let _entered = self.enter().await;
+        {
+            let mut pods = self.pods_mut();
+            pods.remove(id);
+            self.announce(Event::of(id, None, EventKind::Deleted));
+        }
+        self.tell_remove_pod(&pod).await;
         Ok(())
     }
 

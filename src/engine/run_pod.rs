@@ -188,13 +188,16 @@ impl Engine {
         pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf, undo).await?;
         self.attach_network(&pod, undo).await?;
+        let entered = self.tell_run_pod(&pod, undo).await?;
         pod.set_shim(Some(shim.clone()));
-        let mut pods = self.pods_mut();
-        pods.insert(id.clone(), pod.clone());
-        for kind in [EventKind::Created, EventKind::Started] {
-            self.announce(Event::of(&id, None, kind));
+        {
+            let mut pods = self.pods_mut();
+            pods.insert(id.clone(), pod.clone());
+            for kind in [EventKind::Created, EventKind::Started] {
+                self.announce(Event::of(&id, None, kind));
+            }
         }
-        drop(pods);
+        drop(entered);
         // After that: the sandbox may end at once.
         tokio::spawn(listen(self.clone(), Arc::downgrade(&pod), shim, heard));
         pod.note("engine: pod ready");

@@ -30,9 +30,14 @@ impl Engine {
         self.ensure_shim(&pod).await;
         let Some(record) = startable(&pod, id)? else { return Ok(()) };
         pod.change(|facts| facts.containers.get_mut(id).map(|container| container.starting = true));
-        let started = self.start(&pod, &record).await;
+        let started = match self.tell_start(&pod, id).await {
+            Ok(()) => self.start(&pod, &record).await,
+            Err(refused) => Err((refused, 0)),
+        };
         if let Err(e) = &started {
             self.record_failed_start(&pod, &record, e);
+        } else {
+            self.tell_started(&pod, id).await;
         }
         pod.change(|facts| {
             let news = facts.start_answered(id, started.is_ok());

@@ -31,7 +31,9 @@ impl Engine {
     /// `NotFound`; `DeadlineExceeded` when even SIGKILL did not end it in time.
     pub async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
         let pod = self.reachable_of(id).await?;
-        self.stop_in(&pod, id, grace).await
+        self.stop_in(&pod, id, grace).await?;
+        self.tell_ended(&pod, id).await;
+        Ok(())
     }
 
     /// Waits until a container has ended.
@@ -163,6 +165,7 @@ impl Engine {
             left.extend(killed.err());
         }
         fault::point("engine.stop_pod.containers");
+        self.tell_stop_pod(pod).await;
         // While the namespace is there: a plugin may want to see it. What is left of the network is left, and the rest goes on.
         left.extend(self.detach_network(pod).await.err());
         fault::point("engine.stop_pod.network");

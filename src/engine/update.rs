@@ -1,7 +1,7 @@
 //! UpdateContainerResources: limits of a running (or created) container, changed all or not at all.
 
 use super::Engine;
-use super::pod::State;
+use super::pod::{Pod, State};
 use crate::cgroup::apply;
 use crate::error::{Context, Error, Result};
 use crate::fault;
@@ -17,9 +17,24 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it has ended, or for a limit below what is in use; `InvalidArgument` for one that the kernel
     /// did not take as asked.
-    pub async fn update_container(&self, id: &ContainerId, change: Resources) -> Result<()> {
+    pub async fn update_container(&self, id: &ContainerId, mut change: Resources) -> Result<()> {
+        let pod = self.reachable_of(id).await?;
+        let one_at_a_time = pod.verb.lock().await;
+        let others = self.tell_update(&pod, id, &mut change).await?;
+        self.change_limits_in(&pod, id, change).await?;
+        self.tell_updated(&pod, id).await;
+        drop(one_at_a_time);
+        self.apply_changes(others).await
+    }
+
+    /// The same, told to nobody.
+    pub(super) async fn change_limits(&self, id: &ContainerId, change: Resources) -> Result<()> {
         let pod = self.reachable_of(id).await?;
         let _one_at_a_time = pod.verb.lock().await;
+        self.change_limits_in(&pod, id, change).await
+    }
+
+    async fn change_limits_in(&self, pod: &Pod, id: &ContainerId, change: Resources) -> Result<()> {
         pod.facts().whole()?;
         let known = pod.facts().containers.get(id).map(|c| (c.state(), c.resources.clone()));
         let (state, before) = known.ok_or_else(|| Error::not_found(format!("no container {}", id.short())))?;
@@ -30,7 +45,7 @@ impl Engine {
             State::Running => {
                 // It is there; a limit of a kind that it has none of yet (the kubelet's CPU manager gives CPUs to one that runs) may
                 // need a controller that nobody has passed on to it.
-                let group = self.make_cgroup(&pod, &pod.container_cgroup(id), &settings)?;
+                let group = self.make_cgroup(pod, &pod.container_cgroup(id), &settings)?;
                 let report = apply::update(self.hierarchy(), &group, &settings, self.0.options.allow_unenforced);
                 Some(report.context(|| format!("update container {}", id.short()))?)
             }
