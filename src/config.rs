@@ -8,6 +8,7 @@
 //! Bounds of loops, queues and inputs are not settings; each is a constant beside what it bounds.
 
 pub mod network;
+pub mod nri;
 
 use crate::error::{Context, Error, Kind, Result, did_you_mean};
 use network::{NetworkMode, NetworkSettings};
@@ -204,6 +205,10 @@ pub const KEYS: &[Key] = &[
         Shape::Directories,
         "where plugins of CNI are looked for",
     ),
+    Key::new("nri.enable", "true", Shape::Bool, "let plugins of the Node Resource Interface connect"),
+    Key::new("nri.socket", "/var/run/nri/nri.sock", Shape::Directory, "where they do"),
+    Key::new("nri.request_timeout", "2s", Shape::Time { most: nri::MAX_TIMEOUT }, "how long one may take to answer"),
+    Key::new("nri.registration_timeout", "5s", Shape::Time { most: nri::MAX_TIMEOUT }, "and to register"),
     Key::later("agent.manifests", ""),
     Key::later("agent.manifest_url", ""),
     Key::later("agent.kubelet_config", ""),

@@ -4,11 +4,13 @@
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
 use crate::agent::service::{self, Service};
+use crate::config::nri::NriSettings;
 use crate::cri::{self, Cri, Listener};
 use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::image::pull::{self, Puller};
+use crate::nri::{Nri, Times};
 use crate::stream;
 use crate::sys::rlimit::{self, Resource};
 use std::fs::Permissions;
@@ -43,6 +45,8 @@ pub struct Settings {
     /// An address and port or a unix socket's path to serve `/metrics` on; empty for nowhere.
     pub metrics: String,
     pub streams: stream::Settings,
+    /// Where plugins of the Node Resource Interface connect; `None`: nowhere.
+    pub nri: Option<NriSettings>,
     /// The effective configuration as JSON.
     pub config: String,
 }
@@ -77,6 +81,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let (streams, streaming) = stream::Server::bind(engine.clone(), &settings.streams).await?;
     let listener = listen(&settings.socket)?;
     fault::point("daemon.start.listening");
+    let plugins = settings.nri.as_ref().and_then(|nri| listen_for_plugins(&engine, nri));
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
     tokio::spawn(sweep_behind(engine.clone(), working.clone()));
@@ -121,7 +126,8 @@ async fn serve(settings: Settings) -> Result<()> {
     if let Err(e) = engine.network().release().await {
         tracing::warn!("{e}");
     }
-    for socket in [settings.socket.as_path(), Path::new(&settings.metrics)].iter().filter(|path| path.is_absolute()) {
+    let sockets = [Some(settings.socket.as_path()), Some(Path::new(&settings.metrics)), plugins];
+    for socket in sockets.into_iter().flatten().filter(|path| path.is_absolute()) {
         let _ = std::fs::remove_file(socket); // a socket that nobody listens on only misleads
     }
     fault::point("daemon.drain.unlinked");
@@ -181,6 +187,26 @@ async fn listen_for_metrics(address: &str) -> Result<Option<Listener>> {
         "" => Ok(None),
         path if path.starts_with('/') => Ok(Some(Listener::Unix(listen(Path::new(path))?))),
         address => Listener::tcp(address).await.map(Some),
+    }
+}
+
+/// The socket of NRI. Another runtime of this host may have it: it keeps it, and pods of this one are without plugins.
+fn listen_for_plugins<'a>(engine: &Engine, settings: &'a NriSettings) -> Option<&'a Path> {
+    let socket = settings.socket.as_path();
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        tracing::warn!("NRI is off: another runtime serves {}; give this one its own nri.socket", socket.display());
+        return None;
+    }
+    match listen(socket) {
+        Ok(listener) => {
+            let times = Times { registration: settings.registration, request: settings.request };
+            Nri::serve(engine, listener, times);
+            Some(socket)
+        }
+        Err(e) => {
+            tracing::error!("NRI is off: {e}");
+            None
+        }
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
         pull: pull::settings(session, Vec::new()),
         metrics: session.config.value("metrics.address").to_owned(),
         streams: streams(session)?,
+        nri: session.config.nri(),
         config: serde_json::Value::Object(effective).to_string(),
     })?;
     Ok(0)
