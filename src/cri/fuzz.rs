@@ -17,7 +17,7 @@ use prost::Message;
 /// kept, and gives a spec that the launcher reads.
 pub fn cri(bytes: &[u8]) {
     let Some((which, bytes)) = bytes.split_first() else { return };
-    let host = Host { selinux: which & 4 != 0, apparmor: which & 8 != 0 };
+    let host = Host { selinux: which & 4 != 0 };
     match which % 4 {
         0 => {
             if let Some(RunPodSandboxRequest { config: Some(config), runtime_handler }) = decoded(bytes) {
