@@ -152,7 +152,7 @@ fn a_neighbour_reaches_host_ports_and_sees_the_hosts_address_when_a_pod_comes() 
 }
 
 #[test]
-fn a_datagram_to_a_host_port_goes_to_the_pod_that_has_it_now() {
+fn a_datagram_of_either_family_to_a_host_port_goes_to_the_pod_that_has_it_now() {
     let machine = Machine::with_bridge();
     let sleeps = |name: &str| {
         let spec = ports("{containerPort: 53, hostPort: 5353, protocol: UDP}");
@@ -161,12 +161,12 @@ fn a_datagram_to_a_host_port_goes_to_the_pod_that_has_it_now() {
                  containers:\n  - name: c\n    image: busybox\n    command: [sh, -c, 'echo ready; sleep 1000']\n{spec}"
         )
     };
-    // One socket all the time: a connection that the kernel remembers.
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    // The same sockets all the time: connections that the kernel remembers.
+    let sockets = ["127.0.0.1", "[::1]"].map(|ip| (ip, UdpSocket::bind(format!("{ip}:0")).expect("bind")));
     for name in ["one", "two"] {
         let mut running = machine.start(&sleeps(name), &[]);
         running.until("it listens", || ask(&machine, &["logs", &format!("{name}/c")]).stdout.contains("ready"));
-        let server = network::inside(&netns(&machine, name), || UdpSocket::bind("0.0.0.0:53").expect("bind"));
+        let server = network::inside(&netns(&machine, name), || UdpSocket::bind("[::]:53").expect("bind"));
         let serving = std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((n, from)) = server.recv_from(&mut buffer) {
@@ -176,12 +176,14 @@ fn a_datagram_to_a_host_port_goes_to_the_pod_that_has_it_now() {
                 let _ = server.send_to(name.as_bytes(), from); // who asks asks again
             }
         });
-        let answered = || match network::ask(&socket, "127.0.0.1:5353") {
-            Ok(answer) if answer == name => Ok(()),
-            other => Err(format!("{name}: {other:?}")),
-        };
-        until(Duration::from_secs(10), answered);
-        socket.send_to(b"end", "127.0.0.1:5353").expect("send");
+        for (ip, socket) in &sockets {
+            let answered = || match network::ask(socket, &format!("{ip}:5353")) {
+                Ok(answer) if answer == name => Ok(()),
+                other => Err(format!("{name} at {ip}: {other:?}")),
+            };
+            until(Duration::from_secs(10), answered);
+        }
+        sockets[0].1.send_to(b"end", "127.0.0.1:5353").expect("send");
         serving.join().expect("no panic"); // its socket would keep the namespace
         running.signal(2);
         running.signal(2);
