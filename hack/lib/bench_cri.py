@@ -124,25 +124,26 @@ class Runtime:
 
 
 class Podwright(Runtime):
-    def __init__(self, base, group, client, program):
+    def __init__(self, base, group, client, program, network="none", around=()):
         super().__init__("podwright", base, group, client)
-        self.program = program
+        self.program, self.network, self.around = program, network, around
 
     def __enter__(self):
         cgroup = "/" + str(self.group.relative_to(mount_of(self.group)))
         env = {"PODWRIGHT_ROOT": str(self.base / "root"), "PODWRIGHT_STATE": str(self.state / "state"),
-               "PODWRIGHT_CGROUP_ROOT": f"{cgroup}/podwright", "PODWRIGHT_NETWORK_MODE": "none"}
+               "PODWRIGHT_CGROUP_ROOT": f"{cgroup}/podwright", "PODWRIGHT_NETWORK_MODE": self.network}
         image = LIB.parent.parent / "target/images/busybox"
         image = Path(os.environ.get("PODWRIGHT_IMAGES") or image.parent) / "busybox"
         subprocess.run([self.program, "import", "--quiet", image], check=True, stdout=subprocess.DEVNULL,
                        env={**os.environ, **env})
-        self.start([self.program, "daemon", "--socket", self.socket], env)
+        self.start([*self.around, self.program, "daemon", "--socket", self.socket], env)
         return self
 
 
 class Containerd(Runtime):
-    def __init__(self, base, group, client, root):
+    def __init__(self, base, group, client, root, settings="", around=()):
         self.root = root  # of a chroot, or None
+        self.settings, self.around = settings, around
         super().__init__("containerd", base, group, client, f"/{group.name}-containerd")
 
     def __enter__(self):
@@ -157,8 +158,8 @@ state = "{self.state}/state"
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
   stream_server_port = "0"
-""")
-        self.start(self.inside(["containerd", "--config", config, "--log-level", "warn"]))
+{self.settings}""")
+        self.start([*self.around, *self.inside(["containerd", "--config", config, "--log-level", "warn"])])
         make_pause_image(self.base)
         busybox = Path(os.environ.get("PODWRIGHT_IMAGES") or LIB.parent.parent / "target/images") / "busybox.docker.tar"
         shutil.copy(busybox, self.base / "busybox.tar")
@@ -228,13 +229,13 @@ def make_pause_image(base):
             tar.addfile(about, BytesIO(data))
 
 
-def find_containerd(top, note):
-    """(version, root of a chroot or None), or None when there is none to be had."""
+def find_containerd(top, note, chroot="containerd", packages=()):
+    """(version, root of a chroot or None), or None when there is none to be had; the chroot below target has these packages."""
     if all(shutil.which(program) for program in ["containerd", "containerd-shim-runc-v2", "ctr", "runc"]):
         root, run = None, []
     else:
-        root = top / "target/containerd"
-        if subprocess.run([LIB / "containerd.sh", root]).returncode != 0:
+        root = top / "target" / chroot
+        if subprocess.run([LIB / "containerd.sh", root, *packages]).returncode != 0:
             note("no containerd here and none to be had from Debian: podwright alone")
             return None
         run = ["chroot", root]

@@ -10,8 +10,11 @@
 //!   calls COUNT           "call microseconds" for each call that lists all pods, COUNT times
 //!   logs LINES            "logs microseconds" from the start of a container that copies LINES of 100 bytes, which are there, to its
 //!                         standard output, until they are logged
+//!   network               from now on a pod has a network of its own
+//!   sandboxes COUNT       "call microseconds" for RunPodSandbox, StopPodSandbox and RemovePodSandbox of COUNT pods without a container,
+//!                        "all" of the three together; "cpu" is that of a pod
 //!
-//! A pod is as a kubelet asks for one of best effort, on the host's network: that needs no plugins.
+//! A pod is as a kubelet asks for one of best effort, on the host's network unless told otherwise: that needs no plugins.
 
 use podwright::criapi::runtime_service_client::RuntimeServiceClient;
 use podwright::criapi::*;
@@ -62,6 +65,7 @@ async fn drive() -> Result<()> {
         parent: text(parent),
         made: 0,
         filled: Vec::new(),
+        network: NamespaceMode::Node,
     };
     for line in std::io::stdin().lock().lines() {
         bench.obey(&line.context(|| "read a command")?).await?;
@@ -110,6 +114,8 @@ struct Bench {
     /// How many pods were made: each has a name of its own.
     made: u32,
     filled: Vec<Made>,
+    /// Of all pods that are made from now on.
+    network: NamespaceMode,
 }
 
 impl Bench {
@@ -147,6 +153,16 @@ impl Bench {
                 }
                 Ok(())
             }
+            ["network"] => {
+                self.network = NamespaceMode::Pod;
+                Ok(())
+            }
+            ["sandboxes", count] => {
+                for _ in 0..number(count)? {
+                    self.only_sandbox().await?;
+                }
+                Ok(())
+            }
             ["logs", lines] => self.log(number(lines)?).await,
             _ => Err(Error::invalid(format!("{command:?} is no command"))),
         }
@@ -176,7 +192,7 @@ impl Bench {
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.parent.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: host_network(),
+                    namespace_options: namespaces(self.network),
                     seccomp: default_profile(),
                     ..Default::default()
                 }),
@@ -196,7 +212,7 @@ impl Bench {
             linux: Some(LinuxContainerConfig {
                 resources: Some(LinuxContainerResources { cpu_shares: 2, oom_score_adj: 1000, ..Default::default() }),
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: host_network(),
+                    namespace_options: namespaces(self.network),
                     seccomp: default_profile(),
                     ..Default::default()
                 }),
@@ -276,6 +292,21 @@ impl Bench {
         lap("stop pod", &mut since)?;
         self.remove(&Made { pod, container }).await?;
         lap("remove", &mut since)?;
+        tell("cpu", self.cpu_us()? - cpu_us)
+    }
+
+    async fn only_sandbox(&mut self) -> Result<()> {
+        let config = self.sandbox();
+        let (cpu_us, begun) = (self.cpu_us()?, Instant::now());
+        let mut since = begun;
+        let pod = self.run_pod(&config).await?;
+        lap("sandbox", &mut since)?;
+        self.stop_pod(&pod).await?;
+        lap("stop pod", &mut since)?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod };
+        call("RemovePodSandbox", self.runtime.remove_pod_sandbox(request)).await?;
+        lap("remove", &mut since)?;
+        tell("all", (since - begun).as_secs_f64() * 1e6)?;
         tell("cpu", self.cpu_us()? - cpu_us)
     }
 
@@ -386,13 +417,9 @@ impl Bench {
     }
 }
 
-/// What a pod on the host's network has; pid is each container's own.
-fn host_network() -> Option<NamespaceOption> {
-    Some(NamespaceOption {
-        network: NamespaceMode::Node as i32,
-        pid: NamespaceMode::Container as i32,
-        ..Default::default()
-    })
+/// What a pod on this network has; pid is each container's own.
+fn namespaces(network: NamespaceMode) -> Option<NamespaceOption> {
+    Some(NamespaceOption { network: network as i32, pid: NamespaceMode::Container as i32, ..Default::default() })
 }
 
 fn default_profile() -> Option<SecurityProfile> {
