@@ -263,6 +263,22 @@ async fn a_chain_is_added_in_order_and_deleted_in_reverse_with_what_was_answered
 }
 
 #[tokio::test]
+async fn the_first_pods_of_a_network_do_not_stumble_over_each_other() {
+    let place = Place::new();
+    place.network("1.0.0", json!([{"type": "a"}]));
+    // As Debian's portmap: what all pods share must not be made twice at once.
+    let script = "[ $CNI_COMMAND = ADD ] || exit 0\ncd $(dirname $0)\n\
+                  [ -e made ] || { mkdir making || exit 1; sleep 0.3; touch made; rmdir making; }\necho \"$RESULT\"";
+    place.plugin("a", script);
+    let pods = [place.pod(), place.pod(), place.pod()];
+    let [one, two, three] = &pods;
+    let (one, two, three) = tokio::join!(place.attach(one), place.attach(two), place.attach(three));
+    for attached in [one, two, three] {
+        attached.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_second_plugin_that_fails_has_the_first_deleted_by_its_result() {
     let place = Place::new();
     place.network("1.0.0", json!([{"type": "a"}, {"type": "b"}, {"type": "c"}]));

@@ -12,6 +12,9 @@
 //! A DEL that fails is told to the caller, who calls again. After [`MAX_TRIES`] the pod may go, and the DEL is owed: it is tried again
 //! behind, and at each start, until it succeeds; so a plugin that was uninstalled holds up no pod for ever and no address is forgotten.
 //!
+//! The first pods of a network are attached one after another until one is: plugins make then what all share, and Debian's portmap fails where
+//! two of it make the same chain at once, as after a reboot.
+//!
 //! Where this differs from libcni, on purpose: an ADD that failed is taken back from the plugin that failed on, with the result so far, so
 //! that plugins that delete by result (firewall) find theirs; `capabilities` are not passed on, as the specification has it; and nothing
 //! is asked of a plugin without a time limit.
@@ -54,6 +57,9 @@ use version::Version;
 
 /// After so many failed calls for one pod its DEL is owed, and the pod may go. The kubelet calls again within seconds.
 const MAX_TRIES: u32 = 3;
+
+/// How long a pod waits for another one to be the first of a network; plugins that hang hold up no more.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// How long the plugins of a network may take together. The kubelet gives up after 2 minutes (4 for a sandbox), and what was begun
 /// must be taken back within that.
@@ -107,6 +113,8 @@ struct Inner {
     facts: Mutex<Facts>,
     /// Something is owed.
     owing: Notify,
+    /// Held by the attachment that may be the first of its network.
+    first: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +131,8 @@ struct Facts {
     asking: bool,
     /// What others have left was looked for.
     looked: bool,
+    /// Networks that a pod was attached to, without host ports and with: what plugins make once is made.
+    made: HashSet<(String, bool)>,
 }
 
 /// `cni/<pod>.json` below /var/lib: what was begun, with all that a DEL needs.
@@ -185,8 +195,8 @@ impl Cni {
         // Without one every record is of this boot: then its pod's records decide.
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let plugins = Plugins::default();
-        let (facts, owing) = (Mutex::default(), Notify::new());
-        Cni(Arc::new(Inner { places, paths, boot_id, limits, plugins, facts, owing }))
+        let (facts, owing, first) = (Mutex::default(), Notify::new(), tokio::sync::Mutex::default());
+        Cni(Arc::new(Inner { places, paths, boot_id, limits, plugins, facts, owing, first }))
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -227,6 +237,8 @@ impl Cni {
             let cni = self.clone();
             tokio::spawn(async move { cni.delete_gone().await.iter().for_each(|e| tracing::warn!("{e}")) });
         }
+        let kind = (begun.network.name.clone(), !request.ports.is_empty());
+        let _first = self.first(&kind).await;
         let _shared = self.lock(false).await?;
         self.facts().own.insert(request.pod.clone());
         let path = self.0.paths.cni_record(&begun.pod);
@@ -239,9 +251,21 @@ impl Cni {
             Err(error) => Err(Stuck { asked: 0, error }),
         };
         match added {
-            Ok(attachment) => Ok(Attachment { ports: request.ports.clone(), ..attachment }),
+            Ok(attachment) => {
+                self.facts().made.insert(kind);
+                Ok(Attachment { ports: request.ports.clone(), ..attachment })
+            }
             Err(stuck) => Err(self.take_back(&begun, stuck).await),
         }
+    }
+
+    /// The turn to attach a pod where none of its kind was attached before; `None`: with others at once.
+    async fn first(&self, kind: &(String, bool)) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let made = || self.facts().made.contains(kind);
+        if made() {
+            return None;
+        }
+        tokio::time::timeout(FIRST, self.0.first.lock()).await.ok().filter(|_| !made())
     }
 
     /// ADD, one plugin after the other, each with what the one before it has answered.
