@@ -52,10 +52,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes the pod's addresses into its /etc/hosts, in place of the file that was there before it had any.
+    /// Writes the pod's addresses into its /etc/hosts, in place of the file that was there before it had any; and its network's name servers
+    /// into its resolv.conf, if it has not asked for others.
     fn name_addresses(&self, pod: &Pod, attachment: &Attachment) -> Result<()> {
-        let hosts = etc::hosts(&pod.record.config, &attachment.ips, None)?;
-        write_bytes(&self.paths().etc(pod.id(), "hosts"), hosts.as_bytes(), 0o644, Durability::Boot)
+        let write = |name, text: String| {
+            write_bytes(&self.paths().etc(pod.id(), name), text.as_bytes(), 0o644, Durability::Boot)
+        };
+        write("hosts", etc::hosts(&pod.record.config, &attachment.ips, None)?)?;
+        let dns = attachment.dns().filter(|_| pod.record.config.dns.is_none());
+        match dns.as_ref().map(etc::resolv_conf) {
+            None => Ok(()),
+            Some(Ok(text)) => write("resolv.conf", text),
+            // The host's stays: nobody asked for these.
+            Some(Err(e)) => {
+                tracing::warn!("pod {}: dns of network {}: {e}", pod.id().short(), attachment.network);
+                Ok(())
+            }
+        }
     }
 
     /// Whether a pod that was found has what it was to be connected to. One that has not was told to nobody: it is as good as not there.

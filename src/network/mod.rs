@@ -156,6 +156,13 @@ impl Record for Attachment {
     const KIND: &'static str = "attachment";
 }
 
+impl Attachment {
+    /// The name servers that its network has for pods which ask for none, as its plugins answered.
+    pub fn dns(&self) -> Option<Dns> {
+        self.result.as_ref().and_then(cni::result::dns)
+    }
+}
+
 /// Whether pods can be attached (CRI's condition NetworkReady).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {

@@ -27,7 +27,7 @@ pub(crate) mod exec;
 pub mod fuzz;
 mod netns;
 mod plugins;
-mod result;
+pub(super) mod result;
 mod status;
 mod strays;
 mod version;

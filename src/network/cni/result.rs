@@ -2,11 +2,14 @@
 //! addresses. Fields that are not known here are passed on to the next plugin as they are. Pure.
 
 use super::version::Version;
+use crate::state::model::Dns;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
 /// Addresses of one attachment, more than anybody has.
 const MAX_IPS: usize = 64;
+/// Name servers that reach resolv.conf(5): MAXNS.
+const MAX_SERVERS: usize = 3;
 
 /// What a plugin has printed, as a result of `version`.
 ///
@@ -100,6 +103,25 @@ pub fn addresses(result: &Value, ifname: &str) -> Result<Vec<IpAddr>, String> {
     if found.is_empty() { Err("its plugins gave the pod no address".into()) } else { Ok(found) }
 }
 
+/// What the plugins know of name servers (`dns`); `None` without any, and for what is none: few plugins have a say in it.
+pub fn dns(result: &Value) -> Option<Dns> {
+    let dns = result.get("dns")?;
+    let words = |key: &str| -> Vec<String> {
+        let list = dns.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut servers = words("nameservers");
+    servers.truncate(MAX_SERVERS);
+    if servers.is_empty() || servers.iter().any(|server| server.parse::<IpAddr>().is_err()) {
+        return None;
+    }
+    let mut searches = words("search");
+    if let (true, Some(domain)) = (searches.is_empty(), dns.get("domain").and_then(Value::as_str)) {
+        searches.extend(Some(domain.to_owned()).filter(|domain| !domain.is_empty()));
+    }
+    Some(Dns { servers, searches, options: words("options") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +172,30 @@ mod tests {
         let off = result(r#"{"interfaces": [], "ips": [{"interface": 3, "address": "10.0.0.1/8"}]}"#);
         assert!(ips(&off).expect_err("no such").contains("interface 3"));
         assert!(ips(&result("{}")).is_err());
+    }
+
+    #[test]
+    fn name_servers_are_taken_when_all_of_them_are_addresses() {
+        let of = |text: &str| dns(&parse(text.as_bytes(), Version::V1_0_0).expect("a result"));
+        let full = of(
+            r#"{"dns": {"nameservers": ["10.0.0.10", "fd00::a"], "domain": "x", "search": ["a.b"], "options": ["ndots:2"]}}"#,
+        );
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let expected =
+            Dns { servers: words(&["10.0.0.10", "fd00::a"]), searches: words(&["a.b"]), options: words(&["ndots:2"]) };
+        assert_eq!(full, Some(expected));
+        let domain = of(r#"{"dns": {"nameservers": ["10.0.0.10"], "domain": "x"}}"#).expect("some");
+        assert_eq!(domain.searches, ["x"]);
+        assert_eq!(
+            of(r#"{"dns": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}}"#)
+                .expect("three")
+                .servers
+                .len(),
+            3
+        );
+        for none in ["{}", r#"{"dns": {}}"#, r#"{"dns": {"nameservers": ["x y"]}}"#, r#"{"dns": {"nameservers": 1}}"#] {
+            assert_eq!(of(none), None, "{none}");
+        }
     }
 
     #[test]
