@@ -5,7 +5,7 @@ mod fixtures;
 
 use fixtures::cni::{Bound, DEBIAN, NETWORK, debian, made, own_host, page};
 use fixtures::cri::{Node, script};
-use fixtures::machine::{Machine, PATIENCE, until};
+use fixtures::machine::{Machine, PATIENCE, Running, until};
 use podwright::criapi::*;
 use serde_json::json;
 use std::fs;
@@ -155,6 +155,36 @@ async fn a_pod_on_debians_plugins_has_its_addresses_and_answers_on_them() {
     let hosts = cni.node.exec(&container, &["cat", "/etc/hosts"], 30).await.expect("exec").stdout;
     let hosts = String::from_utf8_lossy(&hosts).into_owned();
     assert!(hosts.contains(&format!("{}\tweb", network.ip)), "{hosts}");
+
+    let resolv = cni.node.exec(&container, &["cat", "/etc/resolv.conf"], 30).await.expect("exec").stdout;
+    assert_eq!(String::from_utf8_lossy(&resolv), "search net.example\nnameserver 10.77.0.53\n");
+
+    let ask = |args: &[&str]| {
+        let mut command = cni.node.machine.podwright(args.iter().copied());
+        with_cni(&mut command, &cni.conf, &cni.bin);
+        Running::of(command).wait()
+    };
+    let checked = ask(&["verify", "--cni", "web"]);
+    assert!(checked.stdout.contains("CHECK of network testnet"), "{}{}", checked.stdout, checked.stderr);
+    let doctor = || {
+        let report: serde_json::Value = serde_json::from_str(&ask(&["doctor", "-o", "json"]).stdout).expect("JSON");
+        let checks = report["checks"].as_array().expect("checks").clone();
+        let of = |name: &str| checks.iter().find(|check| check["check"] == name).expect(name).clone();
+        (of("CNI network"), of("CNI plugins"))
+    };
+    let (found, plugins) = doctor();
+    assert_eq!((&found["verdict"], &plugins["verdict"]), (&json!("ok"), &json!("ok")), "{found} {plugins}");
+    assert!(found["found"].to_string().contains("10-test.conflist: bridge, portmap"), "{found}");
+    // It is not told before a pod fails but by doctor: bridge itself executes it.
+    let (ipam, away) = (cni.bin.join("host-local"), cni.bin.join("host-local.away"));
+    fs::rename(&ipam, &away).expect("rename");
+    fixtures::put(cni.conf.join("00-broken.conflist"), "{");
+    let (found, plugins) = doctor();
+    fs::rename(&away, &ipam).expect("rename");
+    fs::remove_file(cni.conf.join("00-broken.conflist")).expect("remove");
+    assert_eq!((&found["verdict"], &plugins["verdict"]), (&json!("warn"), &json!("fail")), "{found} {plugins}");
+    assert!(plugins["found"].to_string().contains("there is no program host-local in "), "{plugins}");
+    assert!(found["found"].to_string().contains("00-broken.conflist"), "{found}");
 
     // Another daemon knows it, and takes it down.
     cni.node.kill();

@@ -9,6 +9,7 @@ use crate::engine::oci;
 use crate::engine::pod::State;
 use crate::engine::query::ContainerStatus;
 use crate::error::{Context, Error, Kind, Result};
+use crate::network;
 use crate::state::record::Process;
 use crate::sys;
 use serde::Serialize;
@@ -29,6 +30,9 @@ pub(super) struct VerifyArgs {
     /// POD, POD/CONTAINER, or the first digits of an id
     #[arg(required = true, value_name = "POD")]
     targets: Vec<String>,
+    /// Have the plugins of a pod's CNI network check it too (CHECK); some, like Debian's, find fault with pods that are all right
+    #[arg(long)]
+    cni: bool,
     /// Print only what differs
     #[arg(short, long)]
     quiet: bool,
@@ -64,6 +68,9 @@ pub(super) fn run(args: &VerifyArgs, session: &Session) -> Result<u8> {
                 Target::Container(found, container) => checks.extend(verify_container(&found, &container)?),
                 Target::Pod(found) => {
                     checks.extend(verify_pod(&found)?);
+                    if args.cni {
+                        checks.extend(check_network(&found).await);
+                    }
                     for container in found.current().into_iter().filter(|c| c.state == State::Running) {
                         checks.extend(verify_container(&found, container)?);
                     }
@@ -111,6 +118,18 @@ fn verify_pod(found: &Found) -> Result<Vec<Check>> {
     let mut checks = limits(&report);
     checks.push(Check::new("sandbox", "ready", if found.pod.ready { "ready" } else { "not ready" }));
     Ok(named(checks, &found.name()))
+}
+
+/// What the plugins say of a pod on CNI; nothing of others.
+async fn check_network(found: &Found) -> Vec<Check> {
+    let attached = found.pod.network.as_ref().filter(|attachment| attachment.kind == network::Kind::Cni);
+    let Some(attachment) = attached else { return Vec::new() };
+    let said = match found.engine.network().cni().check(&found.pod.record.id).await {
+        Ok(()) => "as attached".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    let check = Check::new(format!("CHECK of network {}", attachment.network), "as attached", said);
+    named(vec![check], &found.name())
 }
 
 fn named(mut checks: Vec<Check>, subject: &str) -> Vec<Check> {

@@ -1,9 +1,12 @@
-//! The network of pods: does the built-in bridge work here, and what of the host is in its way. What plugins of CNI need is theirs to tell.
+//! The network of pods: does the built-in bridge work here, and what of the host is in its way; on CNI, is there a network, are its
+//! programs there, and what do they say themselves (STATUS).
 
 use super::{Finding, Verdict, read};
 use crate::config::Settings;
 use crate::config::network::{NetworkMode, NetworkSettings};
-use crate::network::bridge;
+use crate::network::cni::{Cni, Places};
+use crate::network::{Status, bridge};
+use crate::state::paths::Paths;
 use crate::sys::is_root;
 
 const AREA: &str = "network";
@@ -11,8 +14,16 @@ const AREA: &str = "network";
 pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     let network = &settings.network;
     let mut findings = vec![mode(network)];
-    if matches!(network.mode, NetworkMode::None | NetworkMode::Cni) {
-        return findings;
+    let paths = Paths { root: settings.root.clone(), state: settings.state.clone(), instance: None };
+    let cni = Cni::new(Places::of(network), paths);
+    match network.mode {
+        NetworkMode::None => return findings,
+        NetworkMode::Auto if !cni.is_configured() => {}
+        NetworkMode::Auto | NetworkMode::Cni => {
+            findings.extend(on_cni(&cni));
+            return findings;
+        }
+        NetworkMode::Bridge => {}
     }
     if !is_root() {
         let finding = Finding::ok(AREA, "bridge", "not tried without root", BRIDGE_WHY);
@@ -21,7 +32,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     }
     findings.push(works(network));
     findings.push(range(network));
-    findings.push(forwarding(network));
+    findings.push(forwarding(&network.bridge));
     findings.push(loopback());
     findings
 }
@@ -62,11 +73,52 @@ fn range(network: &NetworkSettings) -> Finding {
     }
 }
 
+/// Nothing is attached: only STATUS is asked, of plugins that have it.
+fn on_cni(cni: &Cni) -> Vec<Finding> {
+    let (found, lacking) = cni.look();
+    let why = "pods are connected to the first valid network by the name of its file";
+    let finding = Finding::ok(AREA, "CNI network", "there is none", why);
+    let Some((file, network)) = found.network else {
+        let told = ask(cni).unwrap_or_else(|| "there is none".to_owned());
+        let remedy = "install a network add-on, or set network.mode = \"bridge\"";
+        return vec![Finding { found: told, ..finding }.but(Verdict::Fail, remedy)];
+    };
+    let plugins: Vec<&str> = network.plugins.iter().map(|plugin| plugin.program.as_str()).collect();
+    let what = format!("{} of {}: {}", network.name, file.display(), plugins.join(", "));
+    let mut findings = vec![match found.skipped.as_slice() {
+        [] => Finding { found: what, ..finding },
+        skipped => Finding { found: format!("{what}; not valid before it: {}", skipped.join("; ")), ..finding }
+            .but(Verdict::Warn, "repair those files, or remove them"),
+    }];
+    let finding = Finding::ok(AREA, "CNI plugins", "there, and ready", "each pod is attached by executing them");
+    findings.push(match (lacking.as_slice(), ask(cni)) {
+        ([], None) => finding,
+        ([], Some(why)) => {
+            Finding { found: why, ..finding }.but(Verdict::Fail, "see what the add-on says: its pods, its log")
+        }
+        (lacking, _) => Finding { found: lacking.join("; "), ..finding }
+            .but(Verdict::Fail, "apt-get install containernetworking-plugins has the usual ones"),
+    });
+    // That plugin opens the way itself.
+    let bridges = network.bridges().filter(|_| is_root() && !plugins.contains(&"firewall"));
+    findings.extend(bridges.map(forwarding));
+    findings
+}
+
+/// Why pods cannot be attached; `None`: they can.
+fn ask(cni: &Cni) -> Option<String> {
+    let status = crate::cli::runtime().map(|runtime| runtime.block_on(cni.status()));
+    match status {
+        Ok(Status::Ready) => None,
+        Ok(Status::NotReady(why)) => Some(why),
+        Err(e) => Some(e.to_string()),
+    }
+}
+
 /// What a host firewall drops, no other table can accept.
-fn forwarding(network: &NetworkSettings) -> Finding {
+fn forwarding(name: &str) -> Finding {
     let why = "pods reach others, and are reached at host ports, by what this host forwards";
     let finding = Finding::ok(AREA, "host firewall", "forwards what it does not know", why);
-    let name = &network.bridge;
     let blockers = match bridge::blockers(name) {
         Ok(blockers) => blockers,
         Err(e) => return Finding { found: e.to_string(), ..finding }.but(Verdict::Warn, "see the kernel's area"),

@@ -45,6 +45,22 @@ pub struct Plugin {
     pub body: Map<String, Value>,
 }
 
+impl Network {
+    /// The programs that it takes to attach a pod, those of IPAM among them.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        self.plugins.iter().flat_map(|plugin| {
+            let ipam = plugin.body.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+            std::iter::once(plugin.program.as_str()).chain(ipam.filter(|ipam| !ipam.is_empty()))
+        })
+    }
+
+    /// The bridges that pods are on, by Debian's plugin of that name.
+    pub fn bridges(&self) -> impl Iterator<Item = &str> {
+        let plugins = self.plugins.iter().filter(|plugin| plugin.program == "bridge");
+        plugins.map(|plugin| plugin.body.get("bridge").and_then(Value::as_str).unwrap_or("cni0"))
+    }
+}
+
 /// What a directory has.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Found {

@@ -1,6 +1,6 @@
 //! Whether pods can be attached, and what is told of it: NetworkReady, `crictl info`, and the node's range of addresses.
 
-use super::conf::{self, Network};
+use super::conf::{self, Found, Network};
 use super::plugins::{self, Job, Verb};
 use super::version::Version;
 use super::{Cni, Facts, PodCidr, args, blocking, make_directory};
@@ -69,6 +69,15 @@ impl Cni {
         let mut facts = self.facts();
         facts.status = Some((network, Instant::now(), why_not));
         facts.asking = false;
+    }
+
+    /// The network that is configured, with its file, and why files before it are not; and the programs of it that are not there.
+    pub fn look(&self) -> (Found, Vec<String>) {
+        let found = conf::load(&self.0.places.conf_dir);
+        let programs = found.network.iter().flat_map(|(_, network)| network.programs());
+        let lacking = programs.filter_map(|program| plugins::find(program, &self.0.places.bin_dirs).err());
+        let lacking = lacking.map(|e| e.to_string()).collect();
+        (found, lacking)
     }
 
     /// For `crictl info`: what is configured, what was skipped and why, what is owed.
