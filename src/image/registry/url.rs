@@ -85,6 +85,12 @@ impl Url {
         if authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(bad("it has a user, or no host"));
         }
+        // http's reader takes brackets anywhere, and then ends the host within them.
+        let host = authority.host();
+        let name = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if name.contains(['[', ']']) {
+            return Err(bad("its host is none"));
+        }
         let port = match (authority.port(), authority.port_u16()) {
             (None, _) => Origin::default_port(https),
             (Some(_), Some(port)) if port != 0 => port,
@@ -92,7 +98,7 @@ impl Url {
         };
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Url { origin: Origin { https, host: authority.host().to_lowercase(), port }, path })
+        Ok(Url { origin: Origin { https, host: host.to_lowercase(), port }, path })
     }
 
     /// Where a `Location` header leads from here (RFC 3986, 5.2, without dot segments, which servers resolve).
