@@ -244,13 +244,22 @@ pub fn user_namespace_with_idmapped_tmpfs() -> io::Result<()> {
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArgs::default()
     };
+    // SAFETY: takes nothing.
+    let parent = unsafe { libc::syscall(libc::SYS_getpid) };
     // SAFETY: as in `clone3_ending`; the child waits for its end by system calls alone, which take no lock.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     if pid == 0 {
-        loop {
-            // SAFETY: takes nothing; SIGKILL of the parent ends it.
-            unsafe { libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0) };
+        // A parent that is killed must not leave it behind, and least of all with its locks.
+        let call = |number, a: libc::c_long, b: libc::c_long| {
+            // SAFETY: numbers alone, as all that this is called with take: nothing of this process's memory is read or written.
+            unsafe { libc::syscall(number, a, b, 0, 0, 0) }
+        };
+        call(libc::SYS_close_range, 0, u32::MAX.into());
+        call(libc::SYS_prctl, libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into());
+        while call(libc::SYS_getppid, 0, 0) == parent {
+            call(libc::SYS_ppoll, 0, 0);
         }
+        call(libc::SYS_exit_group, 0, 0);
     }
     if pid == -1 {
         return Err(io::Error::last_os_error());
