@@ -43,7 +43,7 @@ impl Engine {
         engines.extend(directories(&self.paths().instances())?);
         for engine in engines {
             for pod in directories(&engine.join("pods"))? {
-                used.extend(ids_of(&pod.join("pod.json")));
+                used.extend(ids_of(&pod.join("pod.json"))?);
             }
         }
         Ok(used)
@@ -62,16 +62,18 @@ fn directories(path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Of a record, whatever else it says: one of another version counts as well, and one that is gone by now does not.
-fn ids_of(record: &Path) -> Vec<IdRange> {
-    use std::io::Read;
+/// Of a record, whatever else it says: one of another version counts as well, and one that is gone by now does not. One that cannot be
+/// read may be of a pod whose containers run: nobody can tell which ids are free then.
+fn ids_of(record: &Path) -> Result<Vec<IdRange>> {
+    use std::io::{ErrorKind, Read};
+    let doing = || format!("read {}, which says what ids its pod has; remove that pod", record.display());
     let mut text = Vec::new();
-    let read = File::open(record).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text));
-    let value: serde_json::Value = match read.map(|_| serde_json::from_slice(&text)) {
-        Ok(Ok(value)) => value,
-        _ => return Vec::new(),
+    match File::open(record).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text)) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        read => read.context(doing)?,
     };
-    mapped(&value).into_iter().collect::<Vec<_>>().concat()
+    let value = serde_json::from_slice(&text).map_err(|e| Error::precondition(e.to_string())).context(doing)?;
+    Ok(mapped(&value).unwrap_or_default())
 }
 
 /// `{"Mapped": ...}`, wherever it stands in the record.
@@ -154,5 +156,15 @@ mod tests {
         let record = serde_json::json!({"schema": 9, "data": {"config": config, "news": [1]}});
         assert_eq!(mapped(&record), Some(vec![range, range]));
         assert_eq!(mapped(&serde_json::json!({"config": PodConfig::default()})), None);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_keeps_its_ids_from_others() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let record = dir.path().join("pod.json");
+        assert_eq!(ids_of(&record).expect("gone"), []);
+        std::fs::write(&record, "{").expect("write");
+        let e = ids_of(&record).expect_err("damaged").to_string();
+        assert!(e.contains("pod.json") && e.contains("remove that pod"), "{e}");
     }
 }
