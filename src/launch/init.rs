@@ -30,7 +30,8 @@ pub(super) struct Inherited<'a> {
 
 impl Inherited<'_> {
     fn keep(&self) -> Vec<BorrowedFd<'_>> {
-        let mut keep = vec![self.trees.root.as_fd(), self.trees.null.as_fd(), self.pause, self.reporter.0.as_fd()];
+        let mut keep = vec![self.trees.root.as_fd(), self.pause, self.reporter.0.as_fd()];
+        keep.extend(self.trees.null.iter().map(AsFd::as_fd));
         keep.extend(self.trees.mounts.iter().flatten().map(AsFd::as_fd));
         keep.extend(self.trees.terminal.iter().map(|t| t.slave.as_fd()));
         keep.extend(self.go);
@@ -71,7 +72,9 @@ impl Inherited<'_> {
         // After all mounts, for what is mounted over a masked path would be seen; before the root is entered, for after it there is
         // a program's time to come.
         let these = if plan.ids.is_some() { Where::Elsewhere } else { Where::Everywhere };
-        attach::masks(plan, root, self.trees.null.as_fd(), these)?;
+        if let Some(null) = &self.trees.null {
+            attach::masks(plan, root, null.as_fd(), these)?;
+        }
         attach::readonly_paths(plan, root, these)?;
         // Made before the root is read-only, entered only after everything else.
         attach::place(root, &plan.process.cwd, Links::InRoot, attach::Kind::Directory).at(Step::Workdir)?;

@@ -20,8 +20,8 @@ pub(super) struct Trees {
     pub root: OwnedFd,
     /// As many as the plan's mounts; `None` for those that the child makes.
     pub mounts: Vec<Option<OwnedFd>>,
-    /// /dev/null, for masked files.
-    pub null: OwnedFd,
+    /// /dev/null, for masked files; `None` where nothing is masked: a tree that nobody attaches makes whoever closes it last wait for RCU.
+    pub null: Option<OwnedFd>,
     pub terminal: Option<Terminal>,
 }
 
@@ -173,7 +173,8 @@ pub(super) fn open(
     if terminal && pts.is_none() {
         return Err(StartError::refused(Step::Terminal, "a container with a terminal needs a devpts among its mounts"));
     }
-    Ok(Trees { root, mounts, null: dev_null()?, terminal: pts })
+    let null = if plan.masked.is_empty() { None } else { Some(dev_null()?) };
+    Ok(Trees { root, mounts, null, terminal: pts })
 }
 
 /// A new file system, attached nowhere.
