@@ -117,7 +117,7 @@ impl Engine {
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
             Ok(_) => {
-                self.keep_spare();
+                self.keep_spare_soon();
                 Ok(())
             }
             Err(e) => Err(undo.unwind(e).await.context("run pod")),

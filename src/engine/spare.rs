@@ -1,5 +1,6 @@
 //! The daemon's spare: a shim that is there before its pod, so that a sandbox does not wait for a program to be executed. There is at
-//! most one, made after each pod that took the last, and none while no pod is to run.
+//! most one, made once the pod that took the last has started a container (or a moment after it, if it has none by then), and none
+//! while no pod is to run. Not at once: it would take a processor from the create and the start that come next.
 //!
 //! It is as any shim in its first moment: it has seen no pod, it holds nothing but its connection, and it ends by itself when that
 //! does. Not for `run`: its shims sweep after it, and one pod alone would pay for two.
@@ -11,6 +12,11 @@ use crate::id::PodId;
 use crate::sys::spawn::Child;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// When a spare is made at the latest, after its forerunner was taken: a client that starts a container at once is done by then, and one
+/// that does not is in no hurry.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Where the spare is kept. Locked while one is made or ended.
 #[derive(Debug, Default)]
@@ -19,6 +25,10 @@ pub(super) struct Spare(Mutex<Option<(Child, OwnedFd)>>);
 impl Spare {
     fn lock(&self) -> MutexGuard<'_, Option<(Child, OwnedFd)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.try_lock().is_ok_and(|spare| spare.is_some())
     }
 
     /// The spare, if it is there and lives.
@@ -45,18 +55,31 @@ impl Engine {
         }
     }
 
-    /// Makes a spare beside whatever else is done, where there is to be one.
-    pub(super) fn keep_spare(&self) {
-        if !self.is_daemon() {
+    /// Makes a spare beside whatever else is done, where there is to be one, after `delay`.
+    fn keep_spare(&self, delay: Duration) {
+        if !self.is_daemon() || self.0.spare.is_there() {
             return;
         }
         let engine = self.clone();
-        tokio::spawn(blocking(move || {
-            if let Err(e) = engine.make_spare() {
+        tokio::spawn(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let making = move || engine.make_spare();
+            if let Err(e) = blocking(making).await {
                 tracing::warn!("no spare shim: {e}"); // the next pod makes its own, and says what is wrong
             }
-            Ok(())
-        }));
+        });
+    }
+
+    /// A pod was made, perhaps of the spare.
+    pub(super) fn keep_spare_soon(&self) {
+        self.keep_spare(MOMENT);
+    }
+
+    /// A container was started: whoever made its pod has what it wanted.
+    pub(super) fn keep_spare_now(&self) {
+        self.keep_spare(Duration::ZERO);
     }
 
     fn make_spare(&self) -> Result<()> {

@@ -38,6 +38,7 @@ impl Engine {
             self.record_failed_start(&pod, &record, e);
         } else {
             self.tell_started(&pod, id).await;
+            self.keep_spare_now();
         }
         pod.change(|facts| {
             let news = facts.start_answered(id, started.is_ok());
