@@ -25,17 +25,16 @@ impl Cri {
         let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
         let (mut config, image) = convert::container(config, &pod.record.config, self.host)?;
         convert::check_privilege(&config, request.sandbox_config.as_ref())?;
-        let store = self.engine.images().clone();
-        let image = blocking(move || store.lookup(&image)).await?;
+        // Two small files, which the engine reads again: a thread of their own would cost more than they do.
+        let image = self.engine.images().lookup(&image)?;
         // The kubelet's own requests name the image by its id: people get a name that they know.
         if config.image.parse::<crate::id::Digest>().is_ok() {
             config.image = image.names.first().cloned().unwrap_or(config.image);
         }
         config.image_id = Some(image.id);
         for volume in config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
-            let (store, name) = (self.engine.images().clone(), volume.image.clone());
             // The words by which a kubelet knows what failed (k8s.io/cri-api, pkg/errors: ErrImageVolumeMountFailed).
-            let found = blocking(move || store.lookup(&name)).await.context(|| "ImageVolumeMountFailed")?;
+            let found = self.engine.images().lookup(&volume.image).context(|| "ImageVolumeMountFailed")?;
             volume.id = Some(found.id);
         }
         let cri = self.clone();
@@ -52,7 +51,9 @@ impl Cri {
             // Another config: the engine says what it thinks of it.
             _ => {
                 let mounts = config.mounts.clone();
-                blocking(move || make_sources(&mounts)).await?;
+                if !mounts.is_empty() {
+                    blocking(move || make_sources(&mounts)).await?;
+                }
                 self.engine.create_container(&pod, config).await.map(|id| id.to_string())
             }
         }
