@@ -1,7 +1,14 @@
 //! [`Error`] -> [`Status`]: the only place that makes one.
 
 use crate::error::{Error, Kind};
+use std::fmt::Write as _;
 use tonic::{Code, Status};
+
+/// The longest message, in bytes. It travels as a header, where each byte may take three, beside others; HTTP/2 clients take 16 KiB of those
+/// by default, and one that gets more ends the connection with all its other calls. A message repeats what was asked for.
+const MAX_MESSAGE_BYTES: usize = 4096;
+/// How much of a longer one is its beginning, in bytes: what was being done. The reason is at the end.
+const BEGINNING_BYTES: usize = 1024;
 
 /// The code of gRPC that each kind mirrors; the message is the error's, and what people read in `kubectl describe`.
 pub(super) fn status(error: &Error) -> Status {
@@ -16,14 +23,34 @@ pub(super) fn status(error: &Error) -> Status {
         Kind::Unsupported => Code::Unimplemented,
         Kind::Internal => Code::Internal,
     };
-    Status::new(code, error.to_string())
+    Status::new(code, message(&error.to_string()))
+}
+
+/// What is told: bounded, and nothing that a terminal would obey.
+fn message(text: &str) -> String {
+    let mut told = String::with_capacity(text.len().min(MAX_MESSAGE_BYTES));
+    let put = |told: &mut String, c: char| match c {
+        '\n' | '\t' => told.push(c),
+        c if c.is_control() => write!(told, "{}", c.escape_default()).unwrap_or_default(), // to a string
+        c => told.push(c),
+    };
+    if text.len() <= MAX_MESSAGE_BYTES {
+        text.chars().for_each(|c| put(&mut told, c));
+        return told;
+    }
+    let beginning = text.floor_char_boundary(BEGINNING_BYTES);
+    let end = text.floor_char_boundary(text.len() - (MAX_MESSAGE_BYTES - BEGINNING_BYTES));
+    text[..beginning].chars().for_each(|c| put(&mut told, c));
+    told.push_str(" [...] ");
+    text[end..].chars().for_each(|c| put(&mut told, c));
+    told
 }
 
 /// The same for PullImage: from a message that begins so, and has no code, the kubelet makes a reason of its own instead of ErrImagePull
 /// (k8s.io/cri-api/pkg/errors, ErrRegistryUnavailable).
 pub(super) fn pull_status(error: &Error) -> Status {
     match error.kind() {
-        Kind::Unavailable => Status::new(Code::Unknown, format!("RegistryUnavailable: {error}")),
+        Kind::Unavailable => Status::new(Code::Unknown, message(&format!("RegistryUnavailable: {error}"))),
         _ => status(error),
     }
 }
@@ -48,5 +75,14 @@ mod tests {
             let status = status(&Error::new(kind, "x").context("run pod"));
             assert_eq!((status.code(), status.message()), (code, "run pod: x"));
         }
+    }
+
+    #[test]
+    fn a_message_is_bounded_and_keeps_its_beginning_and_its_end() {
+        let long = Error::invalid(format!("{}: is no name", "\u{e9}".repeat(1 << 20))).context("run pod");
+        let told = status(&long);
+        assert!(told.message().starts_with("run pod: \u{e9}") && told.message().ends_with(": is no name"));
+        assert!(told.message().len() <= MAX_MESSAGE_BYTES + 16, "{}", told.message().len());
+        assert_eq!(message("a\u{1b}[2Jb\r\0\n\tc"), "a\\u{1b}[2Jb\\r\\u{0}\n\tc");
     }
 }

@@ -26,6 +26,9 @@ use std::sync::Arc;
 
 /// The largest Localhost seccomp profile, in bytes.
 const MAX_PROFILE_BYTES: u64 = 1 << 20;
+/// PATH_MAX and NAME_MAX of linux/limits.h, without the NUL.
+const MAX_PATH_BYTES: usize = 4095;
+const MAX_NAME_BYTES: usize = 255;
 /// The most devices of the host that a privileged container is given.
 const MAX_DEVICES: usize = 4096;
 
@@ -257,7 +260,14 @@ fn check(pod: &Pod, config: &ContainerConfig) -> Result<()> {
 /// Joins a container's log path to the pod's log directory; it may not leave it.
 fn log_file(directory: &Path, path: &Path) -> Result<PathBuf> {
     if path.components().all(|c| matches!(c, Component::Normal(_))) && directory.is_absolute() {
-        return Ok(directory.join(path));
+        let file = directory.join(path);
+        let bytes = file.as_os_str().as_encoded_bytes();
+        let too_long =
+            bytes.len() > MAX_PATH_BYTES || bytes.split(|b| *b == b'/').any(|name| name.len() > MAX_NAME_BYTES);
+        if too_long || bytes.contains(&0) {
+            return Err(Error::invalid(format!("log path {path:?} has a NUL or is longer than the kernel takes")));
+        }
+        return Ok(file);
     }
     Err(Error::invalid(format!(
         "log path {path:?} below {directory:?} must be relative, without '..', below an absolute directory"
@@ -312,7 +322,7 @@ mod tests {
     fn a_log_path_never_leaves_the_pods_directory() {
         let dir = Path::new("/var/log/pods/p");
         assert_eq!(log_file(dir, Path::new("c/0.log")).expect("valid"), Path::new("/var/log/pods/p/c/0.log"));
-        for bad in ["../x", "/etc/passwd", "a/../../x"] {
+        for bad in ["../x", "/etc/passwd", "a/../../x", "a\0b", &"a".repeat(256), &"a/".repeat(2048)] {
             assert!(log_file(dir, Path::new(bad)).is_err(), "{bad}");
         }
         assert!(log_file(Path::new("relative"), Path::new("a")).is_err());

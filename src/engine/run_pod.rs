@@ -41,8 +41,8 @@ fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
     if name.len() > 253 || name.is_empty() || !name.chars().all(grammar) || name.split(['.', '/']).any(str::is_empty) {
         return refuse("a name has lower-case words joined by dots");
     }
-    if value.contains(['\0', '\n']) || value.len() > 4096 {
-        return refuse("the value has a NUL or newline, or more than 4096 bytes");
+    if value.chars().any(|c| c.is_control() && c != '\t') || value.is_empty() || value.len() > 4096 {
+        return refuse("the value is one line of 1 to 4096 bytes without control characters");
     }
     let dotted = name.replace('/', ".");
     let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));

@@ -100,6 +100,10 @@ impl StartError {
     pub fn kind(&self) -> Kind {
         match (self.step, self.errno) {
             (Step::Plan | Step::User | Step::Workdir | Step::Exec, _) => Kind::InvalidArgument,
+            // A value that the kernel does not take, and a path that cannot be one: they were asked for.
+            (Step::Sysctl, libc_errno::EINVAL | libc_errno::ERANGE) | (_, libc_errno::ENAMETOOLONG) => {
+                Kind::InvalidArgument
+            }
             (_, libc_errno::ENOSPC | libc_errno::EDQUOT | libc_errno::ENOMEM) => Kind::ResourceExhausted,
             _ => Kind::Internal,
         }
@@ -127,6 +131,8 @@ pub(crate) mod libc_errno {
     pub const ENOSPC: i32 = 28;
     pub const EROFS: i32 = 30;
     pub const EPIPE: i32 = 32;
+    pub const ERANGE: i32 = 34;
+    pub const ENAMETOOLONG: i32 = 36;
     pub const ENOSYS: i32 = 38;
     pub const ELOOP: i32 = 40;
     pub const ETIMEDOUT: i32 = 110;
