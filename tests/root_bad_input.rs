@@ -4,10 +4,10 @@
 mod fixtures;
 
 use fixtures::canary::{self, Canary};
+use fixtures::evil_images::{known, programs_layer};
 use fixtures::evil_tar::{Image, Layer, Tar, layout, write_dir};
 use fixtures::machine::{Finished, Machine, Running, binary, image, pod, probe_dir, script};
 use fixtures::pod::section;
-use fixtures::programs;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -187,45 +187,12 @@ fn a_working_directory_that_is_a_descriptor_is_refused() {
     machine.assert_as_before();
 }
 
-/// busybox and PROBE-IN as a layer.
-fn programs_layer() -> Layer {
-    let read = |path: PathBuf| fs::read(path).expect("read a program");
-    let tar = Tar::new().dir("bin", 0o755).file_mode("bin/busybox", 0o755, &read(programs::busybox()));
-    let tar = tar.file_mode("bin/probe", 0o755, &read(programs::probe_in()));
-    Layer::plain(
-        &["sh", "ls", "cat", "touch"].iter().fold(tar, |tar, name| tar.symlink(&format!("bin/{name}"), "busybox")),
-    )
-}
-
 #[test]
 fn an_image_that_means_harm_changes_nothing_outside_and_is_confined_or_never_runs() {
     canary::apart();
     let mut machine = Machine::new();
     let canary = Canary::plant(&machine.dir("canary"));
-    let (dir, file) = (machine.dir("canary"), canary.file());
-    let (dir, file) = (dir.to_str().expect("utf-8"), file.to_str().expect("utf-8"));
-    let up = format!("../../../../../../../../../..{dir}");
-    let evil: Vec<(&str, Tar)> = vec![
-        ("proc-link", Tar::new().symlink("proc", dir)),
-        ("proc-up", Tar::new().symlink("proc", &up)),
-        ("proc-loop", Tar::new().symlink("proc", "proc")),
-        ("proc-chain", Tar::new().symlink("proc", "a").symlink("a", "b").symlink("b", dir)),
-        ("proc-file", Tar::new().file("proc", b"")),
-        ("dev-link", Tar::new().symlink("dev", dir)),
-        ("dev-up", Tar::new().symlink("dev", &up)),
-        ("dev-loop", Tar::new().symlink("dev", "x").symlink("x", "dev")),
-        ("sys-link", Tar::new().symlink("sys", dir)),
-        ("etc-link", Tar::new().symlink("etc", dir)),
-        ("hosts-link", Tar::new().dir("etc", 0o755).symlink("etc/hosts", file)),
-        ("hosts-fifo", Tar::new().dir("etc", 0o755).fifo("etc/hosts")),
-        ("hosts-device", Tar::new().dir("etc", 0o755).device("etc/hosts", b'3', 1, 3)),
-        ("mount-link", Tar::new().symlink("data", dir)),
-        ("mount-up", Tar::new().dir("data", 0o755).symlink("data/vol", &up)),
-        ("log-link", Tar::new().dir("dev", 0o755).symlink("dev/termination-log", file)),
-        ("names", Tar::new().file("a\nb\tc:d]e\\", b"").file(" (deleted)", b"").dir("-rf", 0o755)),
-        ("passwd-fifo", Tar::new().dir("etc", 0o755).fifo("etc/passwd").fifo("etc/group")),
-        ("passwd-link", Tar::new().dir("etc", 0o755).symlink("etc/passwd", "/proc/self/environ")),
-    ];
+    let evil = known(&machine.dir("canary"), &canary.file());
     let base = programs_layer();
     let mut ran = Vec::new();
     for (name, tar) in &evil {
