@@ -27,6 +27,8 @@ struct Case {
     /// What a process of its user has, and what it could have by files that give it.
     held: u64,
     bounding: u64,
+    /// What survives a change of program as another user.
+    ambient: u64,
     no_new_privs: u8,
     /// 2: a filter.
     seccomp: u8,
@@ -38,7 +40,14 @@ impl Case {
         format!(
             "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nGroups:\t{} \nCapInh:\t{:016x}\nCapPrm:\t{:016x}\n\
              CapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{}\n",
-            self.groups, 0, self.held, self.held, self.bounding, 0, self.no_new_privs, self.seccomp
+            self.groups,
+            self.ambient,
+            self.held,
+            self.held,
+            self.bounding,
+            self.ambient,
+            self.no_new_privs,
+            self.seccomp
         )
     }
 }
@@ -52,11 +61,19 @@ fn capabilities(add: &[&str], drop: &[&str]) -> Option<Capability> {
     Some(Capability { add_capabilities: names(add), drop_capabilities: names(drop), ..Default::default() })
 }
 
+fn with_ambient(add: &[&str], ambient: &[&str]) -> Option<Capability> {
+    let ambient = ambient.iter().map(|name| (*name).to_owned()).collect();
+    capabilities(add, &[]).map(|capability| Capability { add_ambient_capabilities: ambient, ..capability })
+}
+
+fn default_profile() -> SecurityProfile {
+    SecurityProfile { profile_type: security_profile::ProfileType::RuntimeDefault as i32, ..Default::default() }
+}
+
 /// The image is busybox: its user is root, and it has no /etc/group.
 fn cases() -> Vec<Case> {
     let context = LinuxContainerSecurityContext::default;
-    let default =
-        SecurityProfile { profile_type: security_profile::ProfileType::RuntimeDefault as i32, ..Default::default() };
+    let default = default_profile();
     let root = |name, context| Case {
         name,
         context,
@@ -64,6 +81,7 @@ fn cases() -> Vec<Case> {
         groups: "0",
         held: DEFAULT,
         bounding: DEFAULT,
+        ambient: 0,
         no_new_privs: 0,
         seccomp: 0,
     };
@@ -110,6 +128,31 @@ fn cases() -> Vec<Case> {
             ..root(
                 "drop all",
                 LinuxContainerSecurityContext { capabilities: capabilities(&["CHOWN"], &["ALL"]), ..context() },
+            )
+        },
+        Case {
+            user: (1000, 0),
+            held: NET_ADMIN | CHOWN,
+            bounding: DEFAULT | NET_ADMIN,
+            ambient: NET_ADMIN | CHOWN,
+            no_new_privs: 1,
+            seccomp: 2,
+            ..root(
+                "ambient",
+                LinuxContainerSecurityContext {
+                    run_as_user: id(1000),
+                    capabilities: with_ambient(&["NET_ADMIN"], &["CAP_NET_ADMIN", "chown"]),
+                    no_new_privs: true,
+                    seccomp: Some(default_profile()),
+                    ..context()
+                },
+            )
+        },
+        Case {
+            ambient: CHOWN,
+            ..root(
+                "roots ambient",
+                LinuxContainerSecurityContext { capabilities: with_ambient(&[], &["CHOWN"]), ..context() },
             )
         },
         Case {
@@ -183,6 +226,16 @@ async fn a_process_is_exactly_what_was_asked_for_whichever_way_it_came() {
         }
         node.remove_pod(&pod).await.expect("remove");
     }
+    // One that the container does not have could never be there.
+    let sandbox = node.sandbox("refused");
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let mut config = script("c", "true");
+    let context =
+        LinuxContainerSecurityContext { capabilities: with_ambient(&[], &["SYS_ADMIN"]), ..Default::default() };
+    config.linux = Some(LinuxContainerConfig { security_context: Some(context), resources: None });
+    let refused = node.create(&pod, config, sandbox).await.expect_err("it is not the container's");
+    assert!(refused.message().contains("ambient capability \"SYS_ADMIN\""), "{refused:?}");
+    node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
 

@@ -415,6 +415,7 @@ impl Build<'_> {
             strict_groups: pod.strict_groups,
             add_capabilities: own.add.clone(),
             drop_capabilities: own.drop.clone(),
+            ambient_capabilities: Vec::new(), // a manifest has no word for them
             no_new_privs: own.allow_privilege_escalation == Some(false),
             readonly_rootfs: own.read_only_root,
             masked_paths,

@@ -440,8 +440,6 @@ mod tests {
             change(&mut context);
             refused(security(context))
         };
-        let ambient = Capability { add_ambient_capabilities: vec!["KILL".into()], ..Default::default() };
-        assert!(context(&|c| c.capabilities = Some(ambient.clone())).contains("add_ambient_capabilities"));
         assert!(context(&|c| c.run_as_user = Some(criapi::Int64Value { value: -1 })).contains("run_as_user"));
         let localhost = SecurityProfile { profile_type: 2, localhost_ref: "p".into() };
         let evil = SecurityProfile { profile_type: 2, localhost_ref: "localhost/a\nb".into() };

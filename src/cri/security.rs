@@ -179,9 +179,6 @@ pub(super) fn container_security(
     let privileged = context.privileged;
     let optional = |field: &str, value: Option<Int64Value>| value.map(|v| id(field, v.value)).transpose();
     let capabilities = context.capabilities.unwrap_or_default();
-    if !capabilities.add_ambient_capabilities.is_empty() && !privileged {
-        return Err(refuse("capabilities.add_ambient_capabilities", "not in this version"));
-    }
     let strict_groups = match SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
         Ok(SupplementalGroupsPolicy::Merge) => false,
         Ok(SupplementalGroupsPolicy::Strict) => true,
@@ -206,6 +203,7 @@ pub(super) fn container_security(
         strict_groups,
         add_capabilities: capabilities.add_capabilities,
         drop_capabilities: capabilities.drop_capabilities,
+        ambient_capabilities: capabilities.add_ambient_capabilities,
         no_new_privs: context.no_new_privs,
         readonly_rootfs: context.readonly_rootfs,
         masked_paths: context.masked_paths,

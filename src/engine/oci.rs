@@ -142,7 +142,9 @@ pub fn spec(
         )));
     }
     let security = &container.security;
-    let caps: Vec<String> = capabilities(container, host.lacking)?.iter().map(|c| format!("CAP_{c}")).collect();
+    let held = capabilities(container, host.lacking)?;
+    let named = |names: &[&str]| names.iter().map(|c| format!("CAP_{c}")).collect::<Vec<_>>();
+    let (caps, ambient) = (named(&held), named(&ambient(container, &held)?));
     let asked = |name: &str| security.rlimits.iter().any(|(of, _, _)| of == name);
     let defaults = host.rlimits.iter().filter(|(name, _)| !asked(name)).map(|(name, limit)| (*name, limit, limit));
     let rlimits: Vec<Value> = defaults
@@ -178,7 +180,7 @@ pub fn spec(
             "args": args,
             "env": env,
             "cwd": cwd,
-            "capabilities": { "bounding": caps, "effective": caps, "permitted": caps, "inheritable": [], "ambient": [] },
+            "capabilities": { "bounding": caps, "effective": caps, "permitted": caps, "inheritable": ambient, "ambient": ambient },
             "rlimits": rlimits,
             "noNewPrivileges": security.no_new_privs && !security.privileged,
             "oomScoreAdj": container.resources.oom_score_adj,
@@ -266,16 +268,7 @@ pub fn capabilities(container: &ContainerConfig, lacking: u64) -> Result<Vec<&'s
     if security.privileged {
         return Ok(names(every));
     }
-    let known = |name: &str| -> Result<usize> {
-        let bare = name.to_ascii_uppercase();
-        let bare = bare.strip_prefix("CAP_").unwrap_or(&bare);
-        CAPABILITIES.iter().position(|c| *c == bare).ok_or_else(|| {
-            Error::invalid(format!(
-                "container {:?}: capability {name:?} is unknown; capabilities(7) has the names, or ALL",
-                container.name
-            ))
-        })
-    };
+    let known = |name: &str| bit(container, name);
     let all = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case("ALL"));
     let mut held = CAPABILITIES.map(|c| DEFAULT_CAPABILITIES.contains(&c));
     if all(&security.add_capabilities) {
@@ -300,6 +293,39 @@ pub fn capabilities(container: &ContainerConfig, lacking: u64) -> Result<Vec<&'s
         held[at] = false;
     }
     Ok(names(held))
+}
+
+/// The bit of a capability by its name, in any case and with or without `CAP_`.
+fn bit(container: &ContainerConfig, name: &str) -> Result<usize> {
+    let bare = name.to_ascii_uppercase();
+    let bare = bare.strip_prefix("CAP_").unwrap_or(&bare);
+    CAPABILITIES.iter().position(|c| *c == bare).ok_or_else(|| {
+        Error::invalid(format!(
+            "container {:?}: capability {name:?} is unknown; capabilities(7) has the names, or ALL",
+            container.name
+        ))
+    })
+}
+
+/// The ambient capabilities, in the kernel's order. The kernel has none that is not permitted: one that the container does not get is refused,
+/// for a program that was promised it would fail much later.
+fn ambient(container: &ContainerConfig, held: &[&'static str]) -> Result<Vec<&'static str>> {
+    let asked = &container.security.ambient_capabilities;
+    if asked.iter().any(|name| name.eq_ignore_ascii_case("ALL")) {
+        return Ok(held.to_vec());
+    }
+    let mut wanted = [false; CAPABILITIES.len()];
+    for name in asked {
+        let at = bit(container, name)?;
+        if !held.contains(&CAPABILITIES[at]) {
+            return Err(Error::invalid(format!(
+                "container {:?}: ambient capability {:?} is not among those that the container has: add it as well",
+                container.name, CAPABILITIES[at]
+            )));
+        }
+        wanted[at] = true;
+    }
+    Ok(CAPABILITIES.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect())
 }
 
 fn namespaces(pod: &PodConfig, container: &ContainerConfig) -> Value {
@@ -586,6 +612,31 @@ mod tests {
         assert_eq!(with(&["ALL"], &["CAP_SYS_ADMIN"]).expect("valid").len(), CAPABILITIES.len() - 1);
         assert_eq!(with(&[], &[]).expect("valid").len(), DEFAULT_CAPABILITIES.len());
         assert!(with(&["NET_ADMINN"], &[]).expect_err("unknown").to_string().contains("NET_ADMINN"));
+    }
+
+    #[test]
+    fn an_ambient_capability_is_one_that_the_container_has() {
+        let with = |ambient: &[&str], privileged| {
+            let names = |s: &[&str]| s.iter().map(|s| (*s).to_owned()).collect();
+            let security = Security {
+                ambient_capabilities: names(ambient),
+                add_capabilities: names(&["NET_ADMIN"]),
+                drop_capabilities: names(&["KILL"]),
+                privileged,
+                ..Security::default()
+            };
+            make(&ContainerConfig { security, ..ContainerConfig::default() })
+                .map(|spec| spec["process"]["capabilities"].clone())
+        };
+        let caps = with(&["cap_net_admin", "CHOWN", "NET_ADMIN"], false).expect("valid");
+        assert_eq!(caps["ambient"], json!(["CAP_CHOWN", "CAP_NET_ADMIN"]));
+        assert_eq!(caps["inheritable"], caps["ambient"]);
+        let caps = with(&["ALL"], false).expect("valid");
+        assert_eq!(caps["ambient"], caps["bounding"]);
+        let e = with(&["KILL"], false).expect_err("it was dropped").to_string();
+        assert!(e.contains("KILL") && e.contains("add it as well"), "{e}");
+        assert!(with(&["KILL"], true).is_ok());
+        assert!(with(&["NOTHING"], false).expect_err("unknown").to_string().contains("NOTHING"));
     }
 
     #[test]

@@ -321,6 +321,10 @@ pub struct Security {
     /// Names without `CAP_`, or `ALL`.
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
+    /// Those that a program keeps which is run as another user than root, capabilities(7): of those that the container has, or `ALL` of
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ambient_capabilities: Vec<String>,
     pub no_new_privs: bool,
     pub readonly_rootfs: bool,
     pub masked_paths: Vec<String>,
