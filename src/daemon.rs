@@ -6,7 +6,7 @@
 use crate::agent::service::{self, Service};
 use crate::config::nri::NriSettings;
 use crate::cri::{self, Cri, Listener};
-use crate::engine::{self, Engine, Options, in_use, mkdir_all, sweep};
+use crate::engine::{self, Engine, Options, checkpoint, in_use, mkdir_all, sweep};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::image::pull::{self, Puller};
@@ -45,6 +45,7 @@ pub struct Settings {
     /// An address and port or a unix socket's path to serve `/metrics` on; empty for nowhere.
     pub metrics: String,
     pub streams: stream::Settings,
+    pub checkpoints: checkpoint::Settings,
     /// Where plugins of the Node Resource Interface connect; `None`: nowhere.
     pub nri: Option<NriSettings>,
     /// The effective configuration as JSON.
@@ -77,6 +78,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let engine = recover(settings.engine).await?;
     fault::point("daemon.start.recovered");
+    engine.set_checkpoints(settings.checkpoints);
     let metrics = listen_for_metrics(&settings.metrics).await?;
     let (streams, streaming) = stream::Server::bind(engine.clone(), &settings.streams).await?;
     let listener = listen(&settings.socket)?;

@@ -45,10 +45,10 @@ async fn the_runtime_says_what_it_is_and_what_it_can() {
     node.runtime.update_runtime_config(UpdateRuntimeConfigRequest::default()).await.expect("never fails");
 
     let later = [
-        node.runtime.checkpoint_container(CheckpointContainerRequest::default()).await.map(|_| ()).expect_err("later"),
         node.runtime.checkpoint_pod(CheckpointPodRequest::default()).await.map(|_| ()).expect_err("later"),
+        node.runtime.restore_pod(RestorePodRequest::default()).await.map(|_| ()).expect_err("later"),
     ];
-    for (status, name) in later.iter().zip(["CheckpointContainer", "CheckpointPod"]) {
+    for (status, name) in later.iter().zip(["CheckpointPod", "RestorePod"]) {
         assert_eq!(status.code(), Code::Unimplemented);
         assert!(status.message().starts_with(name), "{status:?}");
     }

@@ -22,12 +22,15 @@ use std::time::{Duration, Instant};
 const WORKERS: usize = 4;
 
 /// Points of verbs that no method of the CRI comes to, each with why. What `run` passes of them is in `root_kill.rs`.
-const NOT_OF_A_DAEMON: [(&str, &str); 12] = [
+const NOT_OF_A_DAEMON: [(&str, &str); 15] = [
     ("engine.adopt.container", "a shim has died: tests/root_shim_death.rs"),
     ("engine.adopt.containers", "a shim has died"),
     ("engine.adopt.hello", "a shim has died"),
     ("engine.adopt.record", "a shim has died"),
     ("engine.adopt.sandbox", "a shim has died"),
+    ("engine.checkpoint.dumped", "these containers are not checkpointed: tests/root_checkpoint.rs"),
+    ("engine.checkpoint.frozen", "these containers are not checkpointed"),
+    ("engine.checkpoint.written", "these containers are not checkpointed"),
     ("engine.release.cgroups", "an instance of run ends"),
     ("engine.release.directories", "an instance of run ends"),
     ("engine.release.directory", "an instance of run ends"),

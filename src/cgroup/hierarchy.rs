@@ -371,7 +371,7 @@ fn find_v2(mountinfo: &str) -> Result<PathBuf> {
 }
 
 /// Undoes mountinfo's `\040`: three octal digits for space, tab, newline and backslash.
-fn unescape(field: &str) -> String {
+pub fn unescape(field: &str) -> String {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {

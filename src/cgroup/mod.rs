@@ -34,7 +34,7 @@ pub mod report;
 pub mod stats;
 pub mod tree;
 
-pub use hierarchy::{Controllers, Hierarchy};
+pub use hierarchy::{Controllers, Hierarchy, unescape};
 pub use path::CgroupPath;
 pub use report::{Report, Row};
 pub use tree::Cgroup;

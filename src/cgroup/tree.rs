@@ -168,9 +168,42 @@ impl Cgroup {
     /// # Errors
     /// `DeadlineExceeded` after `timeout`, naming some of the processes that are left; `Internal`.
     pub fn wait_empty(&self, timeout: Duration) -> Result<()> {
-        let doing = || format!("wait for cgroup {} to be empty", self.path);
+        if self.wait_event(timeout, |events| !says_populated(events))? {
+            Ok(())
+        } else {
+            Err(self.still_populated(timeout))
+        }
+    }
+
+    /// Has every process in it and below stand still, and waits until they do: `cgroup.freeze`.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when some do not within `timeout`, `Internal`; it is to be thawed then as well.
+    pub fn freeze(&self, timeout: Duration) -> Result<()> {
+        self.write("cgroup.freeze", "1").context(|| format!("write cgroup.freeze of {}", self.path))?;
+        if self.wait_event(timeout, |events| events.lines().any(|line| line == "frozen 1"))? {
+            return Ok(());
+        }
+        let text = format!("processes of cgroup {} do not stand still after {timeout:?}", self.path);
+        Err(Error::new(Kind::DeadlineExceeded, text))
+    }
+
+    /// Lets them go on. One that is gone is no error.
+    ///
+    /// # Errors
+    /// `Internal`, naming the cgroup.
+    pub fn thaw(&self) -> Result<()> {
+        match self.write("cgroup.freeze", "0") {
+            Err(e) if is_gone(&e) => Ok(()),
+            done => done.context(|| format!("write cgroup.freeze of {}", self.path)),
+        }
+    }
+
+    /// Waits until `cgroup.events` says so, at most an hour; whether it does. One that is gone says everything.
+    fn wait_event(&self, timeout: Duration, says: impl Fn(&str) -> bool) -> Result<bool> {
+        let doing = || format!("wait for cgroup {}", self.path);
         let events = match fs::open_file_at(self.dir.as_fd(), "cgroup.events", fs::Access::Read) {
-            Err(e) if is_gone(&e) => return Ok(()),
+            Err(e) if is_gone(&e) => return Ok(true),
             opened => opened.context(doing)?,
         };
         let end = Instant::now() + timeout.min(MAX_WAIT);
@@ -178,15 +211,15 @@ impl Cgroup {
         loop {
             // The file is read before it is polled: a change counts from the last read through the same descriptor.
             match fs::read_from_start(events.as_fd(), &mut bytes, MAX_FILE_BYTES) {
-                Err(e) if is_gone(&e) => return Ok(()),
+                Err(e) if is_gone(&e) => return Ok(true),
                 read => read.context(doing)?,
             }
-            if !says_populated(&String::from_utf8_lossy(&bytes)) {
-                return Ok(());
+            if says(&String::from_utf8_lossy(&bytes)) {
+                return Ok(true);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.still_populated(timeout));
+                return Ok(false);
             }
             poll::poll_until(events.as_fd(), poll::Interest::Priority, left).context(doing)?;
         }

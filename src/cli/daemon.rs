@@ -2,6 +2,7 @@
 
 use super::{Session, output, pull, require_root, run as own, unit};
 use crate::daemon::{self, Settings};
+use crate::engine::checkpoint;
 use crate::error::{Context, Error, Result};
 use crate::stream;
 use std::path::PathBuf;
@@ -48,15 +49,20 @@ pub(super) fn run(args: &DaemonArgs, session: &Session) -> Result<u8> {
         pull: pull::settings(session, Vec::new()),
         metrics: session.config.value("metrics.address").to_owned(),
         streams: streams(session)?,
+        checkpoints: checkpoint::Settings { criu: file(session, "checkpoint.criu") },
         nri: session.config.nri(),
         config: serde_json::Value::Object(effective).to_string(),
     })?;
     Ok(0)
 }
 
+/// A key that may be empty.
+fn file(session: &Session, key: &str) -> Option<PathBuf> {
+    Some(session.config.value(key)).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 fn streams(session: &Session) -> Result<stream::Settings> {
-    let file = |key| Some(session.config.value(key)).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let tls = match (file("cri.stream_tls_cert"), file("cri.stream_tls_key")) {
+    let tls = match (file(session, "cri.stream_tls_cert"), file(session, "cri.stream_tls_key")) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
         _ => return Err(Error::invalid("cri.stream_tls_cert and cri.stream_tls_key: it takes both")),

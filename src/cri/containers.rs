@@ -2,9 +2,10 @@
 
 use super::{Cri, answer, convert, gone_is_done};
 use crate::criapi::{
-    Container, ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
-    ExecSyncRequest, ExecSyncResponse, StopContainerRequest, UpdateContainerResourcesRequest,
+    CheckpointContainerRequest, Container, ContainerFilter, ContainerStatusRequest, ContainerStatusResponse,
+    CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, StopContainerRequest, UpdateContainerResourcesRequest,
 };
+use crate::engine::checkpoint;
 use crate::engine::exec::ExecConfig;
 use crate::engine::query::ContainerStatus;
 use crate::engine::{blocking, mkdir_all};
@@ -12,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::id::PodId;
 use crate::state::model::{ContainerConfig, Mount};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -81,6 +83,16 @@ impl Cri {
     async fn remove_known(&self, id: &str) -> Result<()> {
         let (engine, id) = (self.engine.clone(), self.container_id(id)?);
         self.to_the_end(async move { engine.remove_container(&id).await }).await
+    }
+
+    pub(super) async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<()> {
+        let (engine, id) = (self.engine.clone(), self.container_id(&request.container_id)?);
+        let timeout = match seconds("timeout", request.timeout)? {
+            Duration::ZERO => checkpoint::DEFAULT_TIMEOUT,
+            timeout => timeout.min(checkpoint::MAX_TIMEOUT),
+        };
+        let location = PathBuf::from(request.location);
+        self.to_the_end(async move { engine.checkpoint_container(&id, &location, timeout).await }).await
     }
 
     pub(super) fn container_status(&self, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse> {

@@ -262,9 +262,9 @@ impl RuntimeService for Cri {
 
     async fn checkpoint_container(
         &self,
-        _: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
-        Err(unimplemented("CheckpointContainer"))
+        answer(self.checkpoint_container(request.into_inner()).await.map(|()| CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(

@@ -15,6 +15,7 @@ pub mod adopt;
 pub mod apparmor;
 pub mod attach;
 mod cgroups;
+pub mod checkpoint;
 mod create_container;
 pub mod damaged;
 pub mod etc;
@@ -62,7 +63,7 @@ use crate::state::paths::Paths;
 use crate::sys;
 use events::Event;
 use pod::Pod;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -125,6 +126,9 @@ struct Inner {
     /// Held while podwright's own AppArmor profile is loaded; why that failed.
     apparmor: tokio::sync::Mutex<Option<String>>,
     hooks: OnceLock<Arc<dyn hooks::Hooks>>,
+    checkpoints: OnceLock<checkpoint::Settings>,
+    /// Containers that are being written to an archive.
+    checkpointing: Mutex<BTreeSet<ContainerId>>,
 }
 
 impl Engine {
@@ -159,6 +163,8 @@ impl Engine {
             orphans: Mutex::default(),
             apparmor: tokio::sync::Mutex::default(),
             hooks: OnceLock::new(),
+            checkpoints: OnceLock::new(),
+            checkpointing: Mutex::default(),
         })))
     }
 

@@ -195,6 +195,9 @@ impl Engine {
             let Some(record) = self.find::<ContainerRecord>(&path).record() else { continue };
             containers.push((container, self.read_container(record)));
         }
+        if !self.is_observer() {
+            containers.iter().for_each(|(container, _)| self.forget_checkpoint(pod, container));
+        }
         pod.change(|facts| {
             facts.unreadable = matches!(sandbox, Found::Unreadable);
             let sandbox = sandbox.record();

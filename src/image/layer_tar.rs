@@ -36,27 +36,41 @@ const KEPT: [&str; 2] = ["security.capability", "user."];
 /// # Errors
 /// `Internal`, naming the file; those of `out`.
 pub fn write(root: &File, opaque: bool, out: &mut dyn Write) -> Result<()> {
-    let mut writer = Writer { root, out, linked: HashMap::new() };
+    let mut writer = Writer { root, out, linked: HashMap::new(), gone: None };
     let about = root.metadata().context(|| "stat the root of a layer")?;
     writer.entry(b"./", b'5', &about, &Extra::default())?;
     if opaque {
         writer.empty(b".wh..wh..opq")?;
     }
-    // Directories that are not yet done, the next one last.
-    let mut todo = writer.children(b"")?;
-    while let Some(path) = todo.pop() {
-        if let Some(directory) = writer.node(&path).context(|| format!("file {} of a layer", quoted(&path)))? {
-            todo.extend(writer.children(&directory)?);
-        }
-    }
-    writer.put(&[0; 2 * BLOCK])
+    writer.below()
+}
+
+/// What a writable layer takes away from those below it; paths relative to the root, without a leading slash.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// No longer there.
+    pub removed: Vec<Vec<u8>>,
+    /// Directories of which nothing shows that a layer below has.
+    pub replaced: Vec<Vec<u8>>,
+}
+
+/// Writes the files of a writable layer alone, and returns what it takes away instead of writing marks for it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_changes(root: &File, out: &mut dyn Write) -> Result<Gone> {
+    let mut writer = Writer { root, out, linked: HashMap::new(), gone: Some(Gone::default()) };
+    let about = root.metadata().context(|| "stat the root of a layer")?;
+    writer.entry(b"./", b'5', &about, &Extra::default())?;
+    writer.below()?;
+    Ok(writer.gone.unwrap_or_default())
 }
 
 /// A header of root's, with every number in it: readers differ about those that are not there.
 ///
 /// # Errors
 /// `Internal`: it is no ustar header.
-pub(super) fn header_of(size: u64, mode: u32) -> Result<tar::Header> {
+pub(crate) fn header_of(size: u64, mode: u32) -> Result<tar::Header> {
     let mut header = tar::Header::new_ustar();
     header.set_size(size);
     header.set_mode(mode);
@@ -74,6 +88,8 @@ struct Writer<'a> {
     out: &'a mut dyn Write,
     /// Files of several names, by inode number: the first of them.
     linked: HashMap<u64, Vec<u8>>,
+    /// Where marks go, if not into the stream.
+    gone: Option<Gone>,
 }
 
 /// What an entry has beside its metadata.
@@ -96,6 +112,18 @@ impl Writer<'_> {
         at::openat2(self.root.as_fd(), path, flags, 0, beneath).context(|| "open it")
     }
 
+    /// Writes all below the root, and the end.
+    fn below(&mut self) -> Result<()> {
+        // Directories that are not yet done, the next one last.
+        let mut todo = self.children(b"")?;
+        while let Some(path) = todo.pop() {
+            if let Some(directory) = self.node(&path).context(|| format!("file {} of a layer", quoted(&path)))? {
+                todo.extend(self.children(&directory)?);
+            }
+        }
+        self.put(&[0; 2 * BLOCK])
+    }
+
     /// The paths of what is in a directory, the first of them last.
     fn children(&self, directory: &[u8]) -> Result<Vec<Vec<u8>>> {
         let fd = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -116,12 +144,18 @@ impl Writer<'_> {
             let extra = Extra { xattrs: xattrs(&fd)?, ..Extra::default() };
             self.entry(&[path, b"/"].concat(), b'5', &about, &extra)?;
             let opaque = fgetxattr(fd.as_fd(), OsStr::new(OPAQUE)).context(|| "read whether it is opaque")?;
-            if opaque.as_deref() == Some(b"y") {
-                self.empty(&[path, b"/.wh..wh..opq"].concat())?;
+            match &mut self.gone {
+                _ if opaque.as_deref() != Some(b"y") => {}
+                Some(gone) => gone.replaced.push(path.to_vec()),
+                None => self.empty(&[path, b"/.wh..wh..opq"].concat())?,
             }
             return Ok(Some(path.to_vec()));
         }
         if kind.is_char_device() && about.rdev() == 0 {
+            if let Some(gone) = &mut self.gone {
+                gone.removed.push(path.to_vec());
+                return Ok(None);
+            }
             let (above, name) =
                 path.iter().rposition(|b| *b == b'/').map_or((&path[..0], path), |at| path.split_at(at + 1));
             self.empty(&[above, b".wh.", name].concat())?;

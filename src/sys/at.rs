@@ -94,6 +94,15 @@ pub fn linkat(from: BorrowedFd<'_>, old: &OsStr, to: BorrowedFd<'_>, new: &OsStr
     Ok(rustix::fs::linkat(from, old, to, new, AtFlags::empty())?)
 }
 
+/// Gives a name to a file that was opened with `O_TMPFILE`; `EEXIST` when the name is taken: `linkat` with `AT_SYMLINK_FOLLOW`, open(2).
+///
+/// # Errors
+/// Those of linkat(2).
+pub fn name_open(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    Ok(rustix::fs::linkat(rustix::fs::CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
 /// `unlinkat`, with `AT_REMOVEDIR` for an empty directory.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! What the host gives everyone: limits, the clock, security modules; and this program's own build.
 
 use super::{Finding, Verdict, not_readable, read};
-use crate::engine::apparmor;
+use crate::engine::{apparmor, checkpoint};
 use crate::error::describe_io;
 use crate::sys::probe;
 use std::io::Read;
@@ -28,6 +28,7 @@ pub(super) fn check() -> Vec<Finding> {
         namespaces(),
         apparmor(),
         selinux(),
+        criu(),
         clock(),
         build(),
     ]
@@ -98,6 +99,14 @@ fn selinux() -> Finding {
         }
         Ok(_) => Finding::ok(AREA, "SELinux", "permissive", why),
         Err(_) => Finding::ok(AREA, "SELinux", "not enabled on this host", why),
+    }
+}
+
+fn criu() -> Finding {
+    let why = "the program that CheckpointContainer is done with; nothing else needs it";
+    match checkpoint::find_criu(None) {
+        Ok(path) => Finding::ok(AREA, "criu", path.display().to_string(), why),
+        Err(_) => Finding::ok(AREA, "criu", "not installed: no checkpoints", why),
     }
 }
 

@@ -1,0 +1,274 @@
+//! CheckpointContainer: what is in the archive, that the container goes on, and that nothing is left of one that fails.
+
+mod fixtures;
+
+use fixtures::cri::{Node, log_text, script};
+use fixtures::machine::{Machine, PATIENCE, until};
+use fixtures::{programs, put};
+use podwright::criapi::*;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tonic::{Code, Status};
+
+/// Has a word in its memory that nobody wrote down for it, changes its files, and counts.
+const COUNTS: &str = "p=ninety; w=$p-nine-$p; rm -r /usr; mkdir /made; echo one >/made/file; echo secret >/volume/secret; \
+    echo memory >/dev/shm/memory; exec 3<>/made/open; i=0; while :; do i=$((i+1)); echo $i; echo $i >/made/count; sleep 0.05; done";
+const IN_MEMORY: &str = "ninety-nine-ninety";
+
+async fn node(criu: &Path) -> Node {
+    let criu = criu.to_owned();
+    Node::of(Machine::with_busybox(), move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", criu);
+    })
+    .await
+}
+
+async fn checkpoint(node: &mut Node, id: &str, location: &Path, timeout: i64) -> Result<(), Status> {
+    let location = location.display().to_string();
+    let request = CheckpointContainerRequest { container_id: id.to_owned(), location, timeout };
+    node.runtime.checkpoint_container(request).await.map(|_| ())
+}
+
+fn own_pids(mut config: PodSandboxConfig) -> PodSandboxConfig {
+    let namespaces = NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
+    let context = LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
+    config.linux = Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
+    config
+}
+
+/// Starts a container that counts, in a pod of its own.
+async fn counting(node: &mut Node, name: &str, pids: bool, tty: bool) -> (PathBuf, String) {
+    let sandbox = if pids { own_pids(node.sandbox(name)) } else { node.sandbox(name) };
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let volume = node.machine.dir("volume").display().to_string();
+    let mut config = script("c", COUNTS);
+    config.mounts = vec![Mount { container_path: "/volume".into(), host_path: volume, ..Mount::default() }];
+    (config.tty, config.stdin) = (tty, tty);
+    if pids {
+        let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
+        let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+        config.linux = Some(LinuxContainerConfig { security_context: Some(context), ..Default::default() });
+    }
+    let id = node.create(&pod, config, sandbox).await.expect("create");
+    node.start_container(&id).await.expect("start");
+    let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
+    goes_on(&log);
+    (log, id)
+}
+
+/// Waits until it has counted further than now.
+fn goes_on(log: &Path) {
+    let lines = || log_text(log, "stdout").lines().count();
+    let before = lines();
+    until(PATIENCE, || if lines() > before + 2 { Ok(()) } else { Err(format!("it stands at {before}")) });
+}
+
+/// The files of an archive.
+fn unpacked(archive: impl Read) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let entries = archive.entries().expect("a tar archive");
+    entries
+        .map(|entry| {
+            let mut entry = entry.expect("an entry");
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("its bytes");
+            (entry.path().expect("a path").display().to_string(), bytes)
+        })
+        .collect()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        dir.read_dir().expect("listed").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// That nothing of a checkpoint is left but what is in `archives`.
+fn assert_nothing_but(node: &Node, archives: &Path, wanted: &[&str]) {
+    assert_eq!(names(archives), wanted);
+    for container in names(&node.machine.root().join("containers")) {
+        assert_eq!(names(&node.machine.root().join("containers").join(&container)), ["upper", "work"]);
+    }
+}
+
+async fn remove_all(node: &mut Node) {
+    for pod in node.pods(PodSandboxFilter::default()).await {
+        node.stop_pod(&pod.id).await.expect("stop");
+        node.remove_pod(&pod.id).await.expect("remove");
+    }
+}
+
+#[tokio::test]
+async fn the_archive_has_memory_and_files_and_the_container_goes_on() {
+    let mut node = node(&programs::criu()).await;
+    let archives = node.machine.dir("checkpoints");
+    for (name, pids, tty) in [("shared", false, false), ("own", true, false), ("terminal", true, true)] {
+        let (log, id) = counting(&mut node, name, pids, tty).await;
+        let location = archives.join(format!("{name}.tar"));
+        checkpoint(&mut node, &id, &location, 60).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        goes_on(&log);
+        let about = location.metadata().expect("it is there");
+        assert_eq!(about.permissions().mode() & 0o7777, 0o600);
+
+        let files = unpacked(std::fs::File::open(&location).expect("open"));
+        let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&files[name]).expect("JSON");
+        let config = json("config.dump");
+        assert_eq!((&config["id"], &config["name"]), (&serde_json::json!(id), &serde_json::json!("c")));
+        assert!(config["rootfsImageName"].as_str().expect("text").contains("busybox"), "{config}");
+        assert!(json("spec.dump")["process"]["args"][2].as_str().expect("text").contains("ninety"));
+        assert!(json("status.dump")["StartedAt"].as_i64() > Some(0));
+        assert!(!files["stats-dump"].is_empty() && !files["dump.log"].is_empty());
+        for image in ["inventory.img", "pstree.img", "files.img"] {
+            assert!(files.contains_key(&format!("checkpoint/{image}")), "{image}: {:?}", files.keys());
+        }
+        let in_memory = |bytes: &[u8]| bytes.windows(IN_MEMORY.len()).any(|at| at == IN_MEMORY.as_bytes());
+        let pages: Vec<_> = files.iter().filter(|(name, _)| name.starts_with("checkpoint/pages-")).collect();
+        assert!(pages.iter().any(|(_, bytes)| in_memory(bytes)), "{name}: not among {} images of pages", pages.len());
+        assert_eq!(json("deleted.files"), serde_json::json!(["usr"]));
+        let changed = unpacked(files["rootfs-diff.tar"].as_slice());
+        assert_eq!(changed["made/file"], b"one\n");
+        assert!(changed.contains_key("made/open") && !changed.keys().any(|name| name.contains(".wh.")), "{changed:?}");
+        assert!(!changed.keys().any(|name| name.contains("secret")), "a volume is not the container's: {changed:?}");
+        // Its files are of the moment of its memory: the same number, or the one before if it was between two writes.
+        let count: u64 = String::from_utf8_lossy(&changed["made/count"]).trim().parse().unwrap_or_default();
+        assert!(count > 0 || changed["made/count"].is_empty(), "{count}");
+
+        let again = checkpoint(&mut node, &id, &location, 60).await.expect_err("it is there");
+        assert_eq!(again.code(), Code::AlreadyExists, "{again}");
+        let second = archives.join("second.tar");
+        checkpoint(&mut node, &id, &second, 0).await.expect("as often as one likes");
+        std::fs::remove_file(second).expect("remove");
+        std::fs::remove_file(&location).expect("remove");
+        goes_on(&log);
+        node.stop_container(&id, 0).await.expect("stop");
+        let end = node.status(&id).await.expect("status");
+        assert_eq!(
+            (end.exit_code, end.state()),
+            (137, ContainerState::ContainerExited),
+            "its shim was there to see it"
+        );
+    }
+    assert_nothing_but(&node, &archives, &[]);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_nothing_is_left() {
+    let mut node = node(&programs::criu()).await;
+    let archives = node.machine.dir("checkpoints");
+    put(archives.join("taken.tar"), "a");
+    let (log, id) = counting(&mut node, "p", true, false).await;
+    for (location, code) in [
+        (PathBuf::new(), Code::InvalidArgument),
+        ("relative.tar".into(), Code::InvalidArgument),
+        (archives.join("../up.tar"), Code::InvalidArgument),
+        (archives.join("directory/"), Code::InvalidArgument),
+        (archives.join("missing/a.tar"), Code::InvalidArgument),
+        (archives.join("taken.tar/a.tar"), Code::InvalidArgument),
+        ("/".into(), Code::InvalidArgument),
+        (archives.join("taken.tar"), Code::AlreadyExists),
+    ] {
+        let e = checkpoint(&mut node, &id, &location, 60).await.expect_err("refused");
+        assert_eq!(e.code(), code, "{location:?}: {e}");
+        assert!(e.message().contains("location"), "{e}");
+    }
+    let good = archives.join("good.tar");
+    let e = checkpoint(&mut node, &id, &good, -1).await.expect_err("no time");
+    assert_eq!((e.code(), e.message().contains("timeout")), (Code::InvalidArgument, true), "{e}");
+    let e = checkpoint(&mut node, "0123456789abcdef", &good, 60).await.expect_err("unknown");
+    assert_eq!(e.code(), Code::NotFound, "{e}");
+    goes_on(&log);
+    node.stop_container(&id, 0).await.expect("stop");
+    let e = checkpoint(&mut node, &id, &good, 60).await.expect_err("it has ended");
+    assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+    assert_nothing_but(&node, &archives, &["taken.tar"]);
+    for status in [
+        node.runtime.checkpoint_pod(CheckpointPodRequest::default()).await.map(|_| ()).expect_err("later"),
+        node.runtime.restore_pod(RestorePodRequest::default()).await.map(|_| ()).expect_err("later"),
+    ] {
+        assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    }
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+/// A criu that does what the test wants.
+fn stand_in(node: &Node, text: &str) -> PathBuf {
+    let path = node.machine.temp.path().join("criu");
+    put(&path, format!("#!/bin/sh\n{text}\n"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    path
+}
+
+#[tokio::test]
+async fn a_criu_that_is_missing_fails_or_hangs_leaves_nothing_and_the_container_goes_on() {
+    let machine = Machine::with_busybox();
+    let program = machine.temp.path().join("criu");
+    let set = program.clone();
+    let mut node = Node::of(machine, move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", set);
+    })
+    .await;
+    let archives = node.machine.dir("checkpoints");
+    let (log, id) = counting(&mut node, "p", false, false).await;
+    let location = archives.join("a.tar");
+
+    let e = checkpoint(&mut node, &id, &location, 60).await.expect_err("there is none");
+    assert_eq!((e.code(), e.message().contains("checkpoint.criu")), (Code::Unimplemented, true), "{e}");
+
+    stand_in(
+        &node,
+        "while [ $1 != --work-dir ]; do shift; done; echo '(0.1) Error (a.c:1): it is Tuesday' >$2/dump.log; exit 3",
+    );
+    let e = checkpoint(&mut node, &id, &location, 60).await.expect_err("it fails");
+    assert_eq!((e.code(), e.message().contains("a.c:1: it is Tuesday")), (Code::Internal, true), "{e}");
+    goes_on(&log);
+
+    let pids = node.machine.temp.path().join("pids");
+    stand_in(&node, &format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; sleep 1000", pids.display()));
+    let begun = Instant::now();
+    let e = checkpoint(&mut node, &id, &location, 2).await.expect_err("it hangs");
+    assert_eq!(e.code(), Code::DeadlineExceeded, "{e}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let child = std::fs::read_to_string(&pids).expect("it ran");
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
+    goes_on(&log);
+    assert_nothing_but(&node, &archives, &[]);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_at_it_leaves_no_container_frozen() {
+    for point in ["frozen", "dumped", "written"] {
+        let criu = programs::criu();
+        let (set, fault) = (criu.clone(), format!("kill:engine.checkpoint.{point}"));
+        let mut node = Node::of(Machine::with_busybox(), move |daemon| {
+            daemon.env("PODWRIGHT_CHECKPOINT_CRIU", set).env("PODWRIGHT_FAULT", fault);
+        })
+        .await;
+        let archives = node.machine.dir("checkpoints");
+        let (log, id) = counting(&mut node, "p", true, false).await;
+        let location = archives.join("a.tar");
+        checkpoint(&mut node, &id, &location, 60).await.expect_err("its daemon dies");
+        node.ended();
+        assert_eq!(location.exists(), point == "written", "{point}");
+        node.start_with(|daemon| {
+            daemon.env("PODWRIGHT_CHECKPOINT_CRIU", &criu);
+        });
+        goes_on(&log);
+        assert_nothing_but(&node, &archives, if point == "written" { &["a.tar"] } else { &[] });
+        let second = archives.join("second.tar");
+        checkpoint(&mut node, &id, &second, 60).await.expect("by the next one");
+        std::fs::remove_file(second).expect("remove");
+        let _ = std::fs::remove_file(location); // it may not have been made
+        remove_all(&mut node).await;
+        node.assert_clean().await;
+    }
+}
