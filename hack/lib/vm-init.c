@@ -15,6 +15,9 @@
  *   vport0p1 out    what the command writes to stdout and stderr
  *   vport0p2 ctl    "start\n" before the command runs, "exit N\n" when its effects are on the disk
  *   vport0p3 get    a tar of the paths in /job/get
+ *
+ * With "systemd" on the kernel's command line PID 1 becomes systemd once the machine is up, and a copy of this program
+ * is the service in which the command runs.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -338,41 +341,56 @@ static void hand_back(char *paths, size_t size)
 	run_helper(tar, open_device("/dev/vport0p3", O_WRONLY)); /* what is missing from it is seen by hack/vm */
 }
 
-int main(int argc, char **kernel_arguments)
+static void write_file(const char *path, const char *data, size_t size, mode_t mode)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+
+	if (fd < 0)
+		die("make %s", path);
+	write_all(fd, data, size);
+	close(fd);
+}
+
+/* The initramfs is out of reach from here on: what is needed of it goes to /run. */
+static void become_systemd(const char *command, size_t command_size, const char *get, size_t get_size)
+{
+	static const char unit[] =
+		"[Unit]\nDescription=the command of hack/vm\nDefaultDependencies=no\n"
+		"[Service]\nExecStart=/run/vm/init\nStandardError=tty\nDelegate=yes\nTasksMax=infinity\n"
+		"LimitNOFILE=1024:524288\n";
+	static char *const systemd[] = { "/usr/lib/systemd/systemd", "--unit=vm-command.service", NULL };
+	static char program[4 << 20];
+	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	ssize_t n, size = 0;
+
+	if (self < 0)
+		die("open /proc/self/exe");
+	while ((n = read(self, program + size, sizeof program - (size_t)size)) > 0)
+		size += n;
+	if (n < 0 || size == sizeof program)
+		die("read /proc/self/exe");
+	close(self);
+	mkdir("/run/vm", 0700);
+	mkdir("/run/systemd", 0755);
+	mkdir("/run/systemd/system", 0755);
+	write_file("/run/vm/init", program, (size_t)size, 0755);
+	write_file("/run/vm/argv", command, command_size, 0600);
+	write_file("/run/vm/get", get, get_size, 0600);
+	write_file("/run/systemd/system/vm-command.service", unit, sizeof unit - 1, 0644);
+	execv(systemd[0], systemd);
+	die("execute %s", systemd[0]);
+}
+
+/* Runs the command, hands back what was asked for, and ends the machine. */
+static void serve(char *command, size_t command_size, char *get, size_t get_size)
 {
 	static char *argv[ARGS_MAX];
-	char message[32], *command, *get, *early, *late;
-	size_t command_size, get_size, list_size;
+	char message[32];
 	int out, ctl, code;
 
-	mount_at("/dev", "devtmpfs", MS_NOSUID, "mode=0755");
-	mount_at("/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	mount_at("/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-	setenv("HOME", "/root", 1);
-	setenv("TERM", "dumb", 1);
-
-	/* What the kernel does not know of its command line comes here: hack/vm asks whether KVM boots at all. */
-	for (int i = 1; i < argc; i++)
-		if (!strcmp(kernel_arguments[i], "probe")) {
-			dprintf(2, "vm-init: up\n");
-			reboot(RB_AUTOBOOT);
-		}
-
-	command = read_job("/job/argv", &command_size);
-	get = read_job("/job/get", &get_size);
-	early = read_job("/job/early", &list_size);
-	late = read_job("/job/late", &list_size);
 	split(command, command_size, argv, 0);
-
-	load_modules(early);
-	enter_root();
-	be_like_a_node();
-	copy_added_files(); /* the modules too, when a kept disk meets another kernel */
-	load_modules(late);
 	out = open_device("/dev/vport0p1", O_WRONLY);
 	ctl = open_device("/dev/vport0p2", O_WRONLY);
-
 	code = run_command(argv, out, ctl);
 	hand_back(get, get_size);
 	sync();
@@ -381,5 +399,49 @@ int main(int argc, char **kernel_arguments)
 	snprintf(message, sizeof message, "exit %d\n", code);
 	write_all(ctl, message, strlen(message));
 	reboot(RB_AUTOBOOT); /* with QEMU's -no-reboot this ends the machine, and needs no ACPI */
+}
+
+int main(int argc, char **kernel_arguments)
+{
+	char *command, *get, *early, *late;
+	size_t command_size, get_size, list_size;
+	int systemd = 0;
+
+	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	setenv("HOME", "/root", 1);
+	setenv("TERM", "dumb", 1);
+	if (getpid() != 1) { /* systemd's service */
+		command = read_job("/run/vm/argv", &command_size);
+		get = read_job("/run/vm/get", &get_size);
+		serve(command, command_size, get, get_size);
+		return 1;
+	}
+
+	mount_at("/dev", "devtmpfs", MS_NOSUID, "mode=0755");
+	mount_at("/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_at("/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+
+	/* What the kernel does not know of its command line comes here: hack/vm asks whether KVM boots at all. */
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(kernel_arguments[i], "probe")) {
+			dprintf(2, "vm-init: up\n");
+			reboot(RB_AUTOBOOT);
+		}
+		systemd |= !strcmp(kernel_arguments[i], "systemd");
+	}
+
+	command = read_job("/job/argv", &command_size);
+	get = read_job("/job/get", &get_size);
+	early = read_job("/job/early", &list_size);
+	late = read_job("/job/late", &list_size);
+
+	load_modules(early);
+	enter_root();
+	be_like_a_node();
+	copy_added_files(); /* the modules too, when a kept disk meets another kernel */
+	load_modules(late);
+	if (systemd)
+		become_systemd(command, command_size, get, get_size);
+	serve(command, command_size, get, get_size);
 	return 1;
 }
