@@ -1,4 +1,4 @@
-//! cgroup v2: the hierarchy, limits that are verified, statistics, out of memory. The cgroupfs driver.
+//! cgroup v2: the hierarchy, limits that are verified, statistics, out of memory. The drivers cgroupfs and systemd.
 //!
 //! * `path`       what a cgroup may be called (pure)
 //! * `hierarchy`  where v2 is mounted; cgroups made with the controllers they need; why a controller is missing
@@ -10,6 +10,8 @@
 //! * `stats`      usage, throttling, pressure
 //! * `census`     who is in it: processes, threads, open descriptors
 //! * `oom`        whose memory ran out
+//! * `slice`      what systemd calls its cgroups (pure)
+//! * `systemd`    systemd asked to make them
 //!
 //! The engine creates, writes, verifies and removes. The shim gets directory descriptors and uses `tree` and `oom` through them.
 //!
@@ -31,13 +33,15 @@ pub mod limits;
 pub mod oom;
 pub mod path;
 pub mod report;
+pub mod slice;
 pub mod stats;
+pub mod systemd;
 pub mod tree;
 
 pub use hierarchy::{Controllers, Hierarchy, unescape};
 pub use path::CgroupPath;
 pub use report::{Report, Row};
-pub use tree::Cgroup;
+pub use tree::{Cgroup, limits_of_pod};
 
 /// The controllers a container's cgroup is made with: those its limits need, and those that statistics come from.
 pub fn controllers_for(settings: &[limits::Setting]) -> Controllers {

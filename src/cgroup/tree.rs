@@ -6,9 +6,10 @@
 
 use super::path::CgroupPath;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::session::parent_dir;
 use crate::sys::{errno_name, fs, poll};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The longest interface file that is read, in bytes. io.stat has about 100 bytes a device, memory.stat 2 KiB in all.
@@ -30,6 +31,17 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 pub struct Cgroup {
     path: CgroupPath,
     dir: OwnedFd,
+}
+
+/// The cgroup with the limits of a container's pod: the one above it. That of a kubelet's pod under systemd's driver is a scope, which
+/// has none; its slice has them.
+///
+/// # Errors
+/// Those of openat(2) and readlink(2).
+pub fn limits_of_pod(container: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let above = parent_dir(container)?;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", above.as_raw_fd()))?;
+    if path.extension().is_some_and(|kind| kind == "scope") { parent_dir(above.as_fd()) } else { Ok(above) }
 }
 
 impl Cgroup {
