@@ -7,10 +7,12 @@
 //!
 //! Bounds of loops, queues and inputs are not settings; each is a constant beside what it bounds.
 
+pub mod cgroup;
 pub mod network;
 pub mod nri;
 
 use crate::error::{Context, Error, Kind, Result, did_you_mean};
+pub use cgroup::CgroupDriver;
 use network::{NetworkMode, NetworkSettings};
 use std::ffi::OsString;
 use std::fmt;
@@ -132,8 +134,8 @@ pub const KEYS: &[Key] = &[
     Key::new(
         "cgroup.driver",
         "cgroupfs",
-        Shape::Word { now: &["cgroupfs"], later: &["systemd"] },
-        "who makes the cgroups",
+        Shape::Word { now: CgroupDriver::WORDS, later: &[] },
+        "who makes the cgroups: podwright itself, or systemd when it is asked; a kubelet takes over what is said here",
     ),
     Key::new("cgroup.root", "/podwright", Shape::Cgroup, "the cgroup that podwright's pods are below"),
     Key::new(
@@ -254,12 +256,6 @@ pub struct Flags {
     pub values: Vec<(&'static str, &'static str, String)>,
 }
 
-/// Who makes the cgroups. `systemd` is a later version's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupDriver {
-    Cgroupfs,
-}
-
 /// The settings of the engine, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -370,7 +366,7 @@ impl Config {
             root: self.value("root").into(),
             state: self.value("state").into(),
             cgroup_root: self.value("cgroup.root").into(),
-            cgroup_driver: CgroupDriver::Cgroupfs, // the only one that `check` lets through
+            cgroup_driver: CgroupDriver::of(self.value("cgroup.driver")),
             allow_unenforced: is_true(self.value("cgroup.allow_unenforced")),
             image: ImageSettings {
                 hosts_dir: self.value("image.hosts_dir").into(),
@@ -673,7 +669,6 @@ mod tests {
                 .contains("c.toml:2: agent.manifests = \"/m\": not honoured by this version")
         );
         assert!(refusal("[runtimes.runsc]\npath = \"/bin/runsc\"").contains("runtimes is not honoured"));
-        assert!(refusal("cgroup.driver = \"systemd\"").contains("not honoured by this version, which has cgroupfs"));
         assert!(with_file("[agent]\nnode_labels = {}").is_ok());
         assert!(refusal("[agent]\nnode_labels = { a = \"b\" }").contains("remove it"));
     }

@@ -4,6 +4,8 @@
 //! that are at work have some time, pods live on. It may also be killed at any instruction: the next one finds everything.
 
 use crate::agent::service::{self, Service};
+use crate::cgroup::systemd;
+use crate::config::CgroupDriver;
 use crate::config::nri::NriSettings;
 use crate::cri::{self, Cri, Listener};
 use crate::engine::{self, Engine, Options, checkpoint, in_use, mkdir_all, sweep};
@@ -140,6 +142,9 @@ async fn serve(settings: Settings) -> Result<()> {
 
 /// An engine that knows what is there.
 async fn recover(options: Options) -> Result<Engine> {
+    if options.cgroup_driver == CgroupDriver::Systemd {
+        systemd::check()?; // now, and not by the first pod
+    }
     let engine = Engine::open(options)?;
     for e in engine.recover().await? {
         tracing::error!("{e}");

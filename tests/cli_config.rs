@@ -75,10 +75,7 @@ fn the_table_names_the_line_of_the_file() {
 fn what_is_wrong_in_the_file_is_named_with_its_line_and_remedy() {
     for (text, expected) in [
         ("\nrot = \"/x\"\n", ":2: unknown key rot; did you mean root?"),
-        (
-            "[cgroup]\ndriver = \"systemd\"\n",
-            ":2: cgroup.driver = \"systemd\": not honoured by this version, which has cgroupfs",
-        ),
+        ("[cgroup]\ndriver = \"systemdd\"\n", ":2: cgroup.driver = \"systemdd\": must be"),
         (
             "[agent]\nmanifests = \"/etc/kubernetes/manifests\"\n",
             ":2: agent.manifests = \"/etc/kubernetes/manifests\": not honoured by this version; remove it",

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const WORKERS: usize = 4;
 
 /// Points of verbs that no method of the CRI comes to, each with why. What `run` passes of them is in `root_kill.rs`.
-const NOT_OF_A_DAEMON: [(&str, &str); 15] = [
+const NOT_OF_A_DAEMON: [(&str, &str); 16] = [
     ("engine.adopt.container", "a shim has died: tests/root_shim_death.rs"),
     ("engine.adopt.containers", "a shim has died"),
     ("engine.adopt.hello", "a shim has died"),
@@ -38,6 +38,7 @@ const NOT_OF_A_DAEMON: [(&str, &str); 15] = [
     ("engine.run_pod.network", "these pods have no network"),
     ("engine.run_pod.joined", "a shim of a daemon is born where it belongs"),
     ("engine.run_pod.pod_cgroup", "a pod's own cgroup is the kubelet's"),
+    ("engine.run_pod.scope", "systemd makes no cgroups here: tests/v2_systemd.rs"),
 ];
 
 /// Counts until it is told to end, and says so.

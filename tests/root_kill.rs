@@ -4,6 +4,7 @@
 mod fixtures;
 
 use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, ask, json, pod, until};
+use podwright::config::CgroupDriver;
 use podwright::config::network::NetworkSettings;
 use podwright::engine::{Engine, Options};
 use podwright::state::model::Resources;
@@ -286,6 +287,7 @@ fn update(paths: &Paths, cgroup_root: String) {
     let options = Options {
         paths: paths.clone(),
         cgroup_root,
+        cgroup_driver: CgroupDriver::Cgroupfs,
         allow_unenforced: true,
         node_name: String::new(),
         network: NetworkSettings::default(),

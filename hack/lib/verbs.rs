@@ -12,6 +12,7 @@
 
 use podwright::agent::convert::{self, NodeFacts, PodPlan};
 use podwright::agent::manifest;
+use podwright::config::CgroupDriver;
 use podwright::config::network::NetworkSettings;
 use podwright::engine::exec::ExecConfig;
 use podwright::engine::{Engine, Options, sweep};
@@ -68,6 +69,7 @@ fn options() -> Result<Options> {
     Ok(Options {
         paths,
         cgroup_root,
+        cgroup_driver: CgroupDriver::Cgroupfs,
         allow_unenforced: true,
         node_name: "bench".to_owned(),
         network: NetworkSettings::default(),

@@ -142,10 +142,10 @@ impl Planner {
 
     fn pod(&mut self, pod: &Pod, id: &PodId, plan: &PodPlan) -> Result<PodView> {
         let config = &plan.config;
-        let (cgroup, resources) = match &config.cgroup {
-            PodCgroup::Own { path, resources } => (format!("{}/{path}", self.options.cgroup_root), resources.clone()),
-            PodCgroup::Default => (format!("{}/pods/{id}", self.options.cgroup_root), Resources::default()),
-            PodCgroup::Given(path) => (path.clone(), Resources::default()),
+        let cgroup = self.options.pod_cgroup(id, &config.cgroup)?;
+        let resources = match &config.cgroup {
+            PodCgroup::Own { resources, .. } => resources.clone(),
+            PodCgroup::Default | PodCgroup::Given(_) => Resources::default(),
         };
         let (mut warnings, mut refusals) = (Vec::new(), Vec::new());
         refusals.extend(engine::check_pod(config, self.options.network.mode).err().map(|e| e.to_string()));

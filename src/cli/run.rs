@@ -170,6 +170,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
         owner: instance.is_some(),
         paths: Paths { root: settings.root, state: settings.state, instance },
         cgroup_root: settings.cgroup_root.to_string_lossy().into_owned(),
+        cgroup_driver: settings.cgroup_driver,
         allow_unenforced: settings.allow_unenforced,
         node_name: node::name()?,
         network: settings.network,

@@ -11,6 +11,8 @@
 //! | the sandbox's apparmor | as its seccomp |
 
 use super::security::{container_security, is_idmapped, pod_namespaces, refuse_sandbox_security};
+use crate::cgroup::slice;
+use crate::config::CgroupDriver;
 use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -25,6 +27,8 @@ use std::path::PathBuf;
 pub(super) struct Host {
     /// SELinux labels processes and files here.
     pub selinux: bool,
+    /// Who makes cgroups.
+    pub driver: CgroupDriver,
 }
 
 /// Something that this version would have to leave out.
@@ -58,7 +62,7 @@ pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, hos
         host_aliases: Vec::new(),
         namespaces,
         sysctls: linux.sysctls,
-        cgroup: cgroup(linux.cgroup_parent)?,
+        cgroup: cgroup(linux.cgroup_parent, host.driver)?,
         runtime_handler,
         foreground: false,
         port_mappings: port_mappings.into_iter().map(port_mapping).collect::<Result<_>>()?,
@@ -75,20 +79,28 @@ fn dns(config: criapi::DnsConfig) -> Option<Dns> {
     if dns == Dns::default() { None } else { Some(dns) }
 }
 
-fn cgroup(parent: String) -> Result<PodCgroup> {
-    if parent.is_empty() {
+fn cgroup(parent: String, driver: CgroupDriver) -> Result<PodCgroup> {
+    let trimmed = parent.trim_matches('/');
+    if trimmed.is_empty() {
         return Ok(PodCgroup::Default);
     }
-    if parent.ends_with(".slice") {
-        return Err(refuse(
-            "config.linux.cgroup_parent",
-            &format!(
-                "{parent:?} is a slice of systemd, and podwright drives cgroupfs; set `cgroupDriver: cgroupfs` in the kubelet's configuration"
-            ),
-        ));
-    }
-    let trimmed = parent.trim_matches('/');
-    Ok(if trimmed.is_empty() { PodCgroup::Default } else { PodCgroup::Given(format!("/{trimmed}")) })
+    let is = match (slice::is_slice(&parent), driver) {
+        (true, CgroupDriver::Cgroupfs) => "a slice of systemd, and podwright drives cgroupfs",
+        (false, CgroupDriver::Systemd) => "no slice, and podwright's cgroups are made by systemd",
+        (true, CgroupDriver::Systemd) => {
+            let path = slice::path_of(slice::name_of(&parent));
+            let path = path.map_err(|e| Error::invalid(format!("config.linux.cgroup_parent: {e}")))?;
+            return Ok(PodCgroup::Given(path.to_string()));
+        }
+        (false, CgroupDriver::Cgroupfs) => return Ok(PodCgroup::Given(format!("/{trimmed}"))),
+    };
+    let driver = driver.word();
+    Err(refuse(
+        "config.linux.cgroup_parent",
+        &format!(
+            "{parent:?} is {is}; set `cgroupDriver: {driver}` in the kubelet's configuration, or cgroup.driver in podwright's"
+        ),
+    ))
 }
 
 fn port_mapping(mapping: criapi::PortMapping) -> Result<PortMapping> {
@@ -372,11 +384,15 @@ mod tests {
         assert!(with(&|c, _| c.namespace_options = Some(userns(0)), plain).contains("userns_options"));
         assert_eq!(with(&|c, _| c.namespace_options = Some(userns(2)), plain), "");
         assert!(with(&|_, l| l.cgroup_parent = "a-b.slice".into(), plain).contains("cgroupDriver: cgroupfs"));
+        let systemd = Host { driver: CgroupDriver::Systemd, ..plain };
+        assert!(with(&|_, l| l.cgroup_parent = "/kubepods/podu".into(), systemd).contains("cgroupDriver: systemd"));
+        assert!(with(&|_, l| l.cgroup_parent = "a--b.slice".into(), systemd).contains("cgroup_parent: slice"));
+        assert_eq!(with(&|_, l| l.cgroup_parent = "a-b.slice".into(), systemd), "");
         let label = |c: &mut LinuxSandboxSecurityContext| {
             c.selinux_options = Some(criapi::SeLinuxOption { level: "s0".into(), ..Default::default() });
         };
         assert_eq!(with(&|c, _| label(c), plain), "");
-        assert!(with(&|c, _| label(c), Host { selinux: true }).contains("selinux_options"));
+        assert!(with(&|c, _| label(c), Host { selinux: true, ..plain }).contains("selinux_options"));
         assert!(
             with(&|c, _| c.run_as_group = Some(criapi::Int64Value { value: 5 }), plain).contains("needs run_as_user")
         );

@@ -1,6 +1,7 @@
 //! What holds whatever a client of the CRI asks for; driven by [`crate::fuzz`].
 
 use super::convert::{self, Host};
+use crate::config::CgroupDriver;
 use crate::config::network::NetworkMode;
 use crate::criapi::{
     ContainerConfig as AskedContainer, CreateContainerRequest, PodSandboxConfig, RunPodSandboxRequest,
@@ -17,7 +18,8 @@ use prost::Message;
 /// kept, and gives a spec that the launcher reads.
 pub fn cri(bytes: &[u8]) {
     let Some((which, bytes)) = bytes.split_first() else { return };
-    let host = Host { selinux: which & 4 != 0 };
+    let driver = if which & 8 != 0 { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
+    let host = Host { selinux: which & 4 != 0, driver };
     match which % 4 {
         0 => {
             if let Some(RunPodSandboxRequest { config: Some(config), runtime_handler }) = decoded(bytes) {

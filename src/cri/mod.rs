@@ -110,7 +110,8 @@ impl Cri {
         closing: watch::Receiver<bool>,
         working: mpsc::Sender<()>,
     ) -> Cri {
-        let host = Host { selinux: Path::new("/sys/fs/selinux/enforce").exists() };
+        let selinux = Path::new("/sys/fs/selinux/enforce").exists();
+        let host = Host { selinux, driver: engine.options().cgroup_driver };
         let user_namespaces = crate::sys::probe::user_namespace_with_idmapped_tmpfs().is_ok();
         let (config, started) = (config.into(), SystemTime::now());
         Cri {

@@ -1,6 +1,7 @@
 //! What the methods that ask for the runtime itself answer.
 
 use super::Cri;
+use crate::config;
 use crate::criapi::{
     CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
     RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, VersionResponse,
@@ -23,8 +24,13 @@ pub(super) fn version() -> VersionResponse {
     }
 }
 
-pub(super) fn runtime_config() -> RuntimeConfigResponse {
-    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
+/// A kubelet does as this says, whatever its own configuration (KubeletCgroupDriverFromCRI).
+pub(super) fn runtime_config(driver: config::CgroupDriver) -> RuntimeConfigResponse {
+    let cgroup_driver = match driver {
+        config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+        config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+    };
+    let linux = LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver as i32 };
     RuntimeConfigResponse { linux: Some(linux) }
 }
 
@@ -73,6 +79,7 @@ impl Cri {
             "version": env!("CARGO_PKG_VERSION"),
             "root": paths.root,
             "state": paths.state,
+            "cgroupDriver": self.engine.options().cgroup_driver.word(),
             "cgroupRoot": self.engine.options().cgroup_root,
             "allowUnenforcedLimits": self.engine.options().allow_unenforced,
             "pods": self.engine.list_pods().len(),

@@ -28,7 +28,7 @@ impl RuntimeService for Cri {
         &self,
         _: Request<RuntimeConfigRequest>,
     ) -> Result<Response<RuntimeConfigResponse>, Status> {
-        Ok(Response::new(node::runtime_config()))
+        Ok(Response::new(node::runtime_config(self.engine.options().cgroup_driver)))
     }
 
     /// The node's pod CIDR, for CNI plugins that want it. Never fails, for a kubelet would retry for ever.

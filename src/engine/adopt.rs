@@ -193,7 +193,7 @@ impl Engine {
         fault::point("engine.adopt.record");
         greeting.answered().await?;
         if !joined {
-            self.join_shims(&shim).await?;
+            self.join_shims(&shim, process.pid).await?;
         }
         let sandbox = pod.facts().sandbox.clone().ok_or_else(|| Error::internal("the pod has no sandbox"))?;
         let pause = pod.facts().pause.as_ref().map(OwnedFd::try_clone).transpose().context(|| "dup a pidfd")?;

@@ -4,7 +4,7 @@ use super::Engine;
 use super::pod::Pod;
 use crate::cgroup::apply;
 use crate::cgroup::limits::{self, Setting};
-use crate::cgroup::{self, Cgroup, CgroupPath, Controllers, Report};
+use crate::cgroup::{self, Cgroup, CgroupPath, Controllers, Report, slice};
 use crate::error::{Context, Result};
 use crate::state::model::{PodCgroup, Resources};
 use crate::sys;
@@ -24,8 +24,13 @@ pub(super) fn here() -> Result<Option<CgroupPath>> {
 
 impl Engine {
     /// podwright's own cgroup for shims, outside of every pod: the kubelet kills whatever is inside one.
-    pub(super) fn shims_cgroup(&self) -> String {
-        format!("{}/shims", self.options().cgroup_root)
+    pub(super) fn shims_cgroup(&self) -> Result<String> {
+        let root = &self.options().cgroup_root;
+        if !self.asks_systemd() {
+            return Ok(format!("{root}/shims"));
+        }
+        let slice = slice::of_root(root)?;
+        Ok(slice::path_of(&slice)?.child(&slice::shims_of(&slice))?.to_string())
     }
 
     /// Makes a cgroup of the pod with the controllers that `settings` and statistics need.
@@ -66,6 +71,9 @@ impl Engine {
 
     /// Moves this process out of podwright's cgroups, so that they can go.
     pub(super) fn leave_shims(&self) -> Result<()> {
+        if self.asks_systemd() {
+            return Ok(()); // its scope goes with the last process
+        }
         let own = self.options().cgroup_root.parse::<CgroupPath>()?;
         let inside = here()?.is_some_and(|path| path.is_within(&own));
         if inside { self.outside()?.write("cgroup.procs", "0").context(|| "leave podwright's cgroup") } else { Ok(()) }
@@ -85,6 +93,9 @@ impl Engine {
 
     /// Removes podwright's own cgroups that hold nothing any more; others may be using them.
     pub fn prune_cgroups(&self) {
+        if self.asks_systemd() {
+            return; // they go with the last process in them
+        }
         let root = &self.options().cgroup_root;
         let Ok(top) = root.parse::<CgroupPath>() else { return };
         for below in ["pods", "burstable", "besteffort", "shims"] {

@@ -5,7 +5,7 @@
 //! age, pause's parent. The record itself is neither read nor written; it goes with the pod.
 
 use super::{Engine, realtime_ns};
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{CgroupPath, slice};
 use crate::id::{ContainerId, PodId};
 use crate::state::model::{PodCgroup, PodConfig, Resources};
 use crate::state::record::{self, ContainerRecord, PodRecord, Process, SandboxRecord};
@@ -50,6 +50,9 @@ impl Engine {
 
     /// Whose a pod's cgroup is, by where it is: what is ours goes with the pod.
     fn whose(&self, id: &PodId, cgroup: &str) -> PodCgroup {
+        if slice::scope_in(cgroup, id.as_str()).is_some() {
+            return PodCgroup::Given(cgroup.to_owned()); // and the scope goes with the pod
+        }
         let ours = cgroup.strip_prefix(self.options().cgroup_root.as_str()).and_then(|rest| rest.strip_prefix('/'));
         match ours {
             Some(rest) if rest == format!("pods/{id}") => PodCgroup::Default,

@@ -36,6 +36,7 @@ mod recover;
 mod remove;
 mod reopen_log;
 mod run_pod;
+mod scopes;
 pub mod shim;
 pub mod signal;
 mod spare;
@@ -54,6 +55,7 @@ pub use run_pod::check as check_pod;
 pub use start_container::user_choice;
 
 use crate::cgroup::Hierarchy;
+use crate::config::CgroupDriver;
 use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Result};
 use crate::id::{ContainerId, PodId};
@@ -80,8 +82,10 @@ const EVENT_BACKLOG: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Options {
     pub paths: Paths,
-    /// podwright's own subtree of cgroup v2, `/podwright`.
+    /// podwright's own subtree of cgroup v2, `/podwright`; of systemd its slice, by the same name.
     pub cgroup_root: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
     /// Limits that the host cannot enforce are warnings, not errors.
     pub allow_unenforced: bool,
     /// The host's name, shown by pods on its network.

@@ -15,7 +15,7 @@ use super::events::{Event, EventKind};
 use super::kept::Kept;
 use super::shim::{Heard, Shim};
 use super::{Engine, blocking, orphans};
-use crate::cgroup::Row;
+use crate::cgroup::{Row, slice};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::network::Attachment;
@@ -329,10 +329,18 @@ impl Pod {
 
     /// The highest cgroup that is the pod's and goes with it.
     pub fn own_cgroup(&self) -> String {
+        if let Some(scope) = self.scope() {
+            return scope.to_owned();
+        }
         match &self.record.config.cgroup {
             PodCgroup::Given(_) => self.sandbox_cgroup(),
             PodCgroup::Default | PodCgroup::Own { .. } => self.record.cgroup.clone(),
         }
+    }
+
+    /// The scope of systemd's that its cgroup is in, if one is.
+    pub fn scope(&self) -> Option<&str> {
+        slice::scope_in(&self.record.cgroup, self.record.id.as_str())
     }
 
     /// The pause process's cgroup.

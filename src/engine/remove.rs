@@ -95,7 +95,7 @@ impl Engine {
         for container in self.unrecorded_containers(id)? {
             left.extend(self.remove_cgroup(&pod.container_cgroup(&container)).err());
         }
-        left.extend(self.remove_cgroup(&pod.own_cgroup()).err());
+        left.extend(self.remove_pod_cgroup(&pod).await.err());
         self.end_spare();
         self.prune_cgroups();
         self.forget_orphans_of(&pod);
@@ -147,16 +147,19 @@ impl Engine {
         if parked.is_empty() {
             return Ok(());
         }
-        let outside = self.outside()?;
-        let procs = open_file_at(outside.as_fd(), "cgroup.procs", Access::Write)
-            .context(|| format!("open cgroup.procs of {}", outside.path()))?;
         let mut left = Vec::new();
-        for pod in &parked {
-            if let Ok(shim) = pod.shim() {
-                left.extend(tolerate_gone(shim.done(Request::Join, &[procs.as_fd()]).await).err());
+        // A scope goes with the last process in it, whoever lives: systemd sees to that.
+        if !self.asks_systemd() {
+            let outside = self.outside()?;
+            let procs = open_file_at(outside.as_fd(), "cgroup.procs", Access::Write)
+                .context(|| format!("open cgroup.procs of {}", outside.path()))?;
+            for pod in &parked {
+                if let Ok(shim) = pod.shim() {
+                    left.extend(tolerate_gone(shim.done(Request::Join, &[procs.as_fd()]).await).err());
+                }
             }
+            self.prune_cgroups();
         }
-        self.prune_cgroups();
         fault::point("engine.release.cgroups");
         for pod in &parked {
             left.extend(self.end_shim(pod).await.err());

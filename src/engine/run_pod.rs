@@ -6,6 +6,7 @@
 use super::events::{Event, EventKind};
 use super::network::host_resolv_conf;
 use super::pod::{Pod, listen};
+use super::scopes::Holder;
 use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
 use super::{Engine, blocking, etc, ids, mkdir_all, sweep};
@@ -137,11 +138,7 @@ impl Engine {
     }
 
     async fn make_pod(&self, id: PodId, mut config: PodConfig, undo: &mut Undo) -> Result<Arc<Pod>> {
-        let cgroup = match &config.cgroup {
-            PodCgroup::Default => format!("{}/pods/{id}", self.0.options.cgroup_root),
-            PodCgroup::Given(parent) => parent.clone(),
-            PodCgroup::Own { path, .. } => format!("{}/{path}", self.0.options.cgroup_root),
-        };
+        let cgroup = self.0.options.pod_cgroup(&id, &config.cgroup)?;
         fault::point("engine.run_pod.asked");
         let (child, socket, joined) = self.bear(&id)?;
         let shim_process = Process {
@@ -180,13 +177,16 @@ impl Engine {
         fault::point("engine.run_pod.record");
         let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");
-        let leaf = self.make_cgroups(&pod, undo)?;
+        let (leaf, holder) = self.make_cgroups(&pod, undo).await?;
         greeting.answered().await?;
         if !joined {
-            self.join_shims(&shim).await?;
+            self.join_shims(&shim, shim_process.pid).await?;
         }
         pod.note("engine: cgroups made and verified");
         self.start_pause(&pod, &shim, &leaf, undo).await?;
+        if let Some(holder) = holder {
+            holder.end().await?;
+        }
         self.attach_network(&pod, undo).await?;
         let entered = self.tell_run_pod(&pod, undo).await?;
         pod.set_shim(Some(shim.clone()));
@@ -209,15 +209,18 @@ impl Engine {
         let program = self.program()?;
         // The shim is born there if it can be, for to join later waits for all processors of the machine (RCU). `run` does not make it
         // before it has a shim: who else would remove it after a kill -9? After a daemon the next one does.
-        let mut shims = self.open_cgroup(&self.shims_cgroup()).ok();
-        if shims.is_none() && self.is_daemon() {
-            shims = self.make_plain_cgroup(&self.shims_cgroup()).ok(); // what is wrong is told by the join
+        let path = self.shims_cgroup()?;
+        let mut shims = self.open_cgroup(&path).ok();
+        // systemd makes none without a process.
+        if shims.is_none() && self.is_daemon() && !self.asks_systemd() {
+            shims = self.make_plain_cgroup(&path).ok(); // what is wrong is told by the join
             fault::point("engine.run_pod.shims_cgroup");
         }
         spawn(&Birth {
             pod: id,
             paths: self.paths(),
             cgroup_root: &self.0.options.cgroup_root,
+            cgroup_driver: self.0.options.cgroup_driver,
             program: program.as_fd(),
             cgroup: shims.as_ref().map(AsFd::as_fd),
             heir,
@@ -262,12 +265,18 @@ impl Engine {
     }
 
     /// The pod's cgroup (with its limits, if it is ours) and pause's leaf in it.
-    fn make_cgroups(&self, pod: &Pod, undo: &mut Undo) -> Result<Cgroup> {
+    async fn make_cgroups(&self, pod: &Pod, undo: &mut Undo) -> Result<(Cgroup, Option<Holder>)> {
         let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
-        let (engine, gone) = (self.clone(), pod.own_cgroup());
-        undo.push(move || async move { engine.remove_cgroup(&gone) });
-        if let PodCgroup::Own { resources, .. } = &pod.record.config.cgroup {
-            let settings = self.settings(resources)?;
+        let settings = match &pod.record.config.cgroup {
+            PodCgroup::Own { resources, .. } => self.settings(resources)?,
+            PodCgroup::Default | PodCgroup::Given(_) => Vec::new(),
+        };
+        let holder = self.start_scope(pod, &settings, undo).await?;
+        if holder.is_none() {
+            let (engine, gone) = (self.clone(), pod.own_cgroup());
+            undo.push(move || async move { engine.remove_cgroup(&gone) });
+        }
+        if let PodCgroup::Own { .. } = &pod.record.config.cgroup {
             let own = self.make_cgroup(pod, &path, &settings)?;
             fault::point("engine.run_pod.pod_cgroup");
             let name = || format!("pod {}/{}", pod.record.config.namespace, pod.record.config.name);
@@ -280,12 +289,15 @@ impl Engine {
         fault::point("engine.run_pod.limits");
         let leaf = self.make_cgroup(pod, &leaf_path, &[])?;
         fault::point("engine.run_pod.sandbox_cgroup");
-        Ok(leaf)
+        Ok((leaf, holder))
     }
 
     /// Makes the shims' own cgroup, outside of every pod, and moves the first shim into it.
-    pub(super) async fn join_shims(&self, shim: &Shim) -> Result<()> {
-        let shims = self.make_plain_cgroup(&self.shims_cgroup())?;
+    pub(super) async fn join_shims(&self, shim: &Shim, pid: u32) -> Result<()> {
+        if self.asks_systemd() {
+            return self.join_shims_scope(shim, pid).await;
+        }
+        let shims = self.make_plain_cgroup(&self.shims_cgroup()?)?;
         fault::point("engine.run_pod.shims_cgroup");
         let procs =
             sys::fs::open_file_at(shims.as_fd(), "cgroup.procs", Access::Write).context(|| "open cgroup.procs")?;
@@ -330,7 +342,7 @@ impl Engine {
 }
 
 /// Kills a shim that never got to hold anything, and reaps it.
-async fn bury_shim(child: Arc<Mutex<Option<Child>>>) -> Result<()> {
+pub(super) async fn bury_shim(child: Arc<Mutex<Option<Child>>>) -> Result<()> {
     let child = child.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(child) = child else { return Ok(()) };
     blocking(move || {

@@ -1,6 +1,7 @@
 //! The engine's end of the wire: makes a pod's shim, speaks with it, hears its events. Knows nothing of what a shim does.
 
 use super::cgroups::{OWNER_CGROUP, here};
+use crate::config::CgroupDriver;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{InstanceId, PodId};
 use crate::state::paths::Paths;
@@ -74,6 +75,8 @@ pub struct Birth<'a> {
     pub paths: &'a Paths,
     /// podwright's own cgroup, for the sweep that the shim may turn into.
     pub cgroup_root: &'a str,
+    /// And who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
     /// The sealed program that all shims share.
     pub program: BorrowedFd<'a>,
     /// The shims' own cgroup when it is there.
@@ -96,6 +99,9 @@ pub fn spawn(birth: &Birth<'_>) -> Result<(Child, OwnedFd, bool)> {
     }
     // Nothing of our environment is the shim's business: it outlives us, and a pod may come to see it.
     let mut env = vec![format!("PODWRIGHT_CGROUP_ROOT={}", birth.cgroup_root)];
+    if birth.cgroup_driver != CgroupDriver::default() {
+        env.push(format!("PODWRIGHT_CGROUP_DRIVER={}", birth.cgroup_driver.word()));
+    }
     if let Some(cgroup) = here()? {
         env.push(format!("{OWNER_CGROUP}={cgroup}"));
     }

@@ -230,7 +230,7 @@ impl Engine {
         let alive = ids.iter().filter(|id| !killed(id)).count();
         // Why one could not be killed is told by the stop that follows; it keeps its quota.
         if alive == 0
-            && let Ok(own) = self.open_cgroup(&pod.own_cgroup())
+            && let Ok(own) = self.open_cgroup(&pod.record.cgroup)
         {
             own.unthrottle();
         }

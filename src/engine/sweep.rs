@@ -6,6 +6,7 @@
 use super::recover::list;
 use super::run_pod::remove_tree;
 use super::{Engine, Options, mkdir_all};
+use crate::config::CgroupDriver;
 use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
@@ -34,9 +35,11 @@ pub fn main(args: &[OsString]) -> Result<u8> {
     };
     let paths = Paths { root: root.into(), state: state.into(), instance: Some(instance.parse()?) };
     let cgroup_root = std::env::var("PODWRIGHT_CGROUP_ROOT").unwrap_or_else(|_| DEFAULT_CGROUP_ROOT.to_owned());
+    let cgroup_driver = CgroupDriver::of(&std::env::var("PODWRIGHT_CGROUP_DRIVER").unwrap_or_default());
     let options = Options {
         paths,
         cgroup_root,
+        cgroup_driver,
         allow_unenforced: true,
         node_name: String::new(),
         network: NetworkSettings::default(), // what a pod was attached to is in its record

@@ -7,13 +7,13 @@ use super::connection::Frame;
 use super::event_loop::{Container, Process, Shim, Source, Watched};
 use super::requests::{Answer, carried};
 use super::stdio::Streams;
+use crate::cgroup::limits_of_pod;
 use crate::cgroup::oom::{self, OomCounts};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
 use crate::state::flight::{Flight, Source as Writer};
 use crate::sys::epoll::Interest;
-use crate::sys::session::parent_dir;
 use crate::wire::{Adopt, AdoptContainer, ContainerState, Failure, Reply};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -51,7 +51,7 @@ impl Shim {
         self.noted(logged);
         let (token, _) = self.watch_container(&launch.container, pidfd.as_fd(), &streams).map_err(failure)?;
         // Its cgroup was new when it was started, so what it has counted is its own; the pod's count is not.
-        let pod = parent_dir(cgroup.as_fd()).ok();
+        let pod = limits_of_pod(cgroup.as_fd()).ok();
         let now = oom::read(cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).unwrap_or_default();
         let pid = adopt.process.process.pid;
         let container = Container {

@@ -4,7 +4,7 @@ use super::event_loop::{Container, Process, Shim, Source, Watched};
 use super::log::Stream;
 use super::machine::{Action, End};
 use super::requests::now_ns;
-use crate::cgroup::oom;
+use crate::cgroup::{limits_of_pod, oom};
 use crate::error::{Context, Result};
 use crate::fault;
 use crate::id::ContainerId;
@@ -74,7 +74,7 @@ fn unthrottle(cgroup: BorrowedFd<'_>) {
 /// Takes what has been killed from under the quotas above it, which are the pod's and stay: before Linux 6.18 a process that is out of
 /// its quota waits for its next slice also on its way out, and with it whoever waits for the container. It returns to no program any more.
 fn hurry<'a>(container: BorrowedFd<'a>, execs: impl Iterator<Item = BorrowedFd<'a>>) {
-    let quota = parent_dir(container).and_then(|pod| fs::read_file_at(pod.as_fd(), "cpu.max", MAX_EVENTS_BYTES));
+    let quota = limits_of_pod(container).and_then(|pod| fs::read_file_at(pod.as_fd(), "cpu.max", MAX_EVENTS_BYTES));
     if quota.is_ok_and(|text| !text.starts_with(b"max")) {
         std::iter::once(container).chain(execs).for_each(unthrottle_threads);
     }
@@ -328,6 +328,6 @@ pub(super) fn watch_changes(
 
 /// The counts now; `None` when the cgroup is gone.
 fn memory_counts(container: &Container) -> Option<oom::OomCounts> {
-    let pod = parent_dir(container.cgroup.as_fd()).ok();
+    let pod = limits_of_pod(container.cgroup.as_fd()).ok();
     oom::read(container.cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).ok()
 }

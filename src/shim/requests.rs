@@ -6,7 +6,7 @@ use super::log::Stream;
 use super::machine::{Accept, Action, Ticket, failed};
 use super::reap;
 use super::stdio::Streams;
-use crate::cgroup::oom;
+use crate::cgroup::{limits_of_pod, oom};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
@@ -16,7 +16,7 @@ use crate::state::model::NamespaceMode;
 use crate::state::record::{self, Durability, ExitRecord, ExitStatus, ProcessRecord, SandboxRecord};
 use crate::sys::CommandLine;
 use crate::sys::epoll::Interest;
-use crate::sys::session::{parent_dir, pidfd_send_signal};
+use crate::sys::session::pidfd_send_signal;
 use crate::wire::{self, ContainerState, Failure, Launch, Reply, Request, SandboxState, ToShim};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -231,7 +231,7 @@ impl Shim {
             _ => None,
         };
         let (stdio, mut streams) = Streams::open(&launch.stdio).map_err(failure)?;
-        let pod = parent_dir(cgroup.as_fd()).ok();
+        let pod = limits_of_pod(cgroup.as_fd()).ok();
         let counts = oom::read(cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).unwrap_or_default();
         fault::point("shim.start.prepared");
         let target = target.map(|process| process.pidfd.fd.as_fd());

@@ -1,7 +1,8 @@
 //! Cgroup v2: where it is mounted, which controllers can be had there, and who keeps them from us.
 
 use super::{Finding, Verdict, not_readable, read};
-use crate::config::Settings;
+use crate::cgroup::systemd;
+use crate::config::{CgroupDriver, Settings};
 use crate::error::describe_io;
 use crate::sys::{is_root, probe};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,11 @@ pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     for (controller, without, verdict) in CONTROLLERS {
         findings.push(self::controller(controller, without, *verdict, &available, &known, settings.allow_unenforced));
     }
-    findings.extend([delegated(&mount.path, settings), pressure()]);
+    findings.push(match settings.cgroup_driver {
+        CgroupDriver::Cgroupfs => delegated(&mount.path, settings),
+        CgroupDriver::Systemd => driver(),
+    });
+    findings.push(pressure());
     findings
 }
 
@@ -138,6 +143,17 @@ fn controller(name: &str, without: &str, verdict: Verdict, available: &str, know
     };
     let why = format!("without it: no {without}; a pod that asks for none of it runs all the same");
     Finding::ok(AREA, check, found, why).but(verdict, remedy)
+}
+
+/// Whether systemd is there to make cgroups.
+fn driver() -> Finding {
+    let why = "cgroup.driver is systemd: it makes each pod's scope";
+    let finding = Finding::ok(AREA, "cgroup.driver", "systemd answers", why);
+    match systemd::check() {
+        Ok(()) => finding,
+        Err(e) => Finding { found: e.to_string(), ..finding }
+            .but(Verdict::Fail, "cgroup.driver = \"cgroupfs\", or boot systemd"),
+    }
 }
 
 /// Whether `cgroup.root` can be made and given controllers: a cgroup with processes of its own passes none on, cgroups(7).
