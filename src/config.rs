@@ -8,15 +8,18 @@
 //! Bounds of loops, queues and inputs are not settings; each is a constant beside what it bounds.
 
 pub mod cgroup;
+mod file;
 pub mod network;
 pub mod nri;
+pub mod runtimes;
 
-use crate::error::{Context, Error, Kind, Result, did_you_mean};
+use crate::error::{Error, Result, did_you_mean};
 pub use cgroup::CgroupDriver;
 use network::{NetworkMode, NetworkSettings};
+use runtimes::RuntimeSetting;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -28,8 +31,6 @@ pub const DEFAULT_FILE: &str = "/etc/podwright/config.toml";
 pub const ENV_PREFIX: &str = "PODWRIGHT_";
 /// Names the file, as `--config` does.
 pub const ENV_FILE: &str = "PODWRIGHT_CONFIG";
-/// The longest configuration file, in bytes. Ours is a page; a device or a log by mistake is not read to its end.
-const MAX_FILE_BYTES: u64 = 256 << 10;
 /// The longest `cgroup.root`, in bytes: it stands in front of every cgroup path, and those end at PATH_MAX (4096).
 const MAX_CGROUP_ROOT_BYTES: usize = 512;
 
@@ -220,9 +221,6 @@ pub const KEYS: &[Key] = &[
     Key::later("agent.node_taints", ""),
 ];
 
-/// Tables whose own keys are names that the administrator chooses: `runtimes.NAME.path`.
-const NAMED_TABLES: &[&str] = &["runtimes"];
-
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -270,6 +268,8 @@ pub struct Settings {
     pub allow_unenforced: bool,
     pub image: ImageSettings,
     pub network: NetworkSettings,
+    /// Paths of other OCI runtimes by the names of their handlers.
+    pub runtimes: BTreeMap<String, PathBuf>,
 }
 
 /// The settings of pulling, checked.
@@ -287,6 +287,7 @@ pub struct Config {
     /// The file that was read, `None` when there was none.
     pub file: Option<PathBuf>,
     entries: Vec<Entry>,
+    runtimes: Vec<RuntimeSetting>,
 }
 
 /// One key's effective value.
@@ -301,19 +302,19 @@ impl Config {
     /// Reads every layer. `env` is the whole environment.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`] for anything unknown, not honoured yet or wrong, naming flag, variable or line;
-    /// [`Kind::NotFound`] for a file that was named and is not there.
+    /// `InvalidArgument` for anything unknown, not honoured yet or wrong, naming flag, variable or line;
+    /// `NotFound` for a file that was named and is not there.
     pub fn load(flags: &Flags, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Config> {
         let env = variables(env)?;
         let named = flags.file.clone().or_else(|| env.iter().find(|(name, _)| name == ENV_FILE).map(|(_, v)| v.into()));
         let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
-        let text = read_file(&path, named.is_some())?;
+        let text = file::read(&path, named.is_some())?;
 
-        let mut config = Config { file: text.is_some().then(|| path.clone()), entries: vec![] };
+        let mut config = Config { file: text.is_some().then(|| path.clone()), entries: vec![], runtimes: vec![] };
         for key in KEYS.iter().filter(|key| key.honoured()) {
             config.entries.push(Entry { key, value: key.default.to_owned(), source: Source::Default });
         }
-        for entry in parse_file(&path, text.as_deref().unwrap_or_default())? {
+        for entry in parse_file(&path, text.as_deref().unwrap_or_default(), &mut config.runtimes)? {
             config.set(entry)?;
         }
         for (name, value) in env.iter().filter(|(name, _)| name != ENV_FILE) {
@@ -355,6 +356,11 @@ impl Config {
         &self.entries
     }
 
+    /// Other OCI runtimes, `[runtimes.NAME]` of the file.
+    pub fn runtimes(&self) -> &[RuntimeSetting] {
+        &self.runtimes
+    }
+
     /// The effective value of an honoured key, as text.
     pub fn value(&self, name: &str) -> &str {
         self.entries.iter().find(|entry| entry.key.name == name).map_or("", |entry| &entry.value)
@@ -386,6 +392,7 @@ impl Config {
                 netns_dir: self.value("network.netns_dir").into(),
                 cni_bin_dirs: self.value("network.cni_bin_dirs").split(',').map(PathBuf::from).collect(),
             },
+            runtimes: self.runtimes.iter().map(|runtime| (runtime.name.clone(), runtime.path.clone())).collect(),
         }
     }
 }
@@ -414,31 +421,8 @@ fn variables(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<
     Ok(ours)
 }
 
-/// The file's text, `None` when it is absent and need not be there.
-fn read_file(path: &Path, needed: bool) -> Result<Option<String>> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !needed => return Ok(None),
-        Err(e) => {
-            let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Internal };
-            return Err(e).context(|| format!("open {}", path.display())).map_err(|e| e.with_kind(kind));
-        }
-    };
-    let mut bytes = vec![];
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).context(|| format!("read {}", path.display()))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let message =
-            format!("{} is larger than {} KiB: not a configuration file", path.display(), MAX_FILE_BYTES >> 10);
-        return Err(Error::invalid(message));
-    }
-    String::from_utf8(bytes).map(Some).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Error::invalid(format!("{}:{line}: not UTF-8", path.display()))
-    })
-}
-
-/// Every value that the file sets, with its line.
-fn parse_file(path: &Path, text: &str) -> Result<Vec<Entry>> {
+/// Every value that the file sets, with its line; those of `runtimes` by themselves, for the administrator chooses their names.
+fn parse_file(path: &Path, text: &str, others: &mut Vec<RuntimeSetting>) -> Result<Vec<Entry>> {
     let document = DeTable::parse(text).map_err(|e| {
         let line = line_of(text, e.span().map_or(0, |span| span.start));
         Error::invalid(format!("{}:{line}: {}", path.display(), e.message()))
@@ -451,9 +435,10 @@ fn parse_file(path: &Path, text: &str) -> Result<Vec<Entry>> {
             let name = format!("{prefix}{}", key.get_ref());
             let source = Source::File { path: path.to_owned(), line: line_of(text, key.span().start) };
             let below = format!("{name}.");
-            if NAMED_TABLES.contains(&name.as_str()) {
-                let message = format!("{source}: {name} is not honoured by this version; remove it");
-                return Err(Error::invalid(message));
+            if name == "runtimes" {
+                let at = |offset| Source::File { path: path.to_owned(), line: line_of(text, offset) };
+                others.extend(runtimes::parse(value.get_ref(), key.span().start, at)?);
+                continue;
             }
             if let Some(key) = KEYS.iter().find(|key| key.name == name) {
                 let value =
@@ -617,8 +602,9 @@ mod tests {
     use super::*;
 
     fn with_file(text: &str) -> Result<Vec<Entry>> {
-        parse_file(Path::new("c.toml"), text).and_then(|entries| {
-            let mut config = Config { file: None, entries: vec![] };
+        let mut runtimes = vec![];
+        parse_file(Path::new("c.toml"), text, &mut runtimes).and_then(|entries| {
+            let mut config = Config { file: None, entries: vec![], runtimes };
             entries.into_iter().try_for_each(|entry| config.set(entry))?;
             Ok(config.entries)
         })
@@ -668,7 +654,6 @@ mod tests {
             refusal("[agent]\nmanifests = \"/m\"")
                 .contains("c.toml:2: agent.manifests = \"/m\": not honoured by this version")
         );
-        assert!(refusal("[runtimes.runsc]\npath = \"/bin/runsc\"").contains("runtimes is not honoured"));
         assert!(with_file("[agent]\nnode_labels = {}").is_ok());
         assert!(refusal("[agent]\nnode_labels = { a = \"b\" }").contains("remove it"));
     }

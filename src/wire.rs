@@ -6,7 +6,7 @@
 //! | `Join`            | cgroup.procs of the shims' cgroup  | `Done`                |                                      |
 //! | `CreateSandbox`   | pause cgroup, listening socket, [flight] | `Sandbox`       | pidfd of pause                       |
 //! | `Start`           | container cgroup                   | `Started`             | pidfd; stdout, stderr or the pty; stdin if it is open |
-//! | `Exec`            | stdin, stdout, stderr              | `Executed`, at its end |                                     |
+//! | `Exec`            | stdin, stdout, stderr; or a socket | `Executed`, at its end |                                     |
 //! | `Signal`          |                                    | `Done`                |                                      |
 //! | `Kill`            |                                    | `Done`                |                                      |
 //! | `ReopenLog`       |                                    | `Done`                |                                      |
@@ -24,6 +24,8 @@
 //! (2), (3): from that version on. The streams that ride back are the shim's own, non-blocking, for the engine to hold and not to read: they
 //! outlive the shim. When it has died they go to another one, with `Adopt` instead of `CreateSandbox` and an `AdoptContainer` for each
 //! container; an engine that comes later asks for them (`Duplicate`).
+//! A container may be another OCI runtime's (4): `Launch` names its program. An `Exec` with `tty` brings a socket then, over which the master
+//! of the terminal goes that the runtime has made; closed without one if there is none. Nothing else is different.
 //! The flight recorder is opened by its path; a descriptor for it is not looked at.
 //!
 //! For people at a terminal (3): an `Exec` with `tty` brings the slave of a pseudo terminal three times, whose master is the engine's alone,
@@ -63,6 +65,8 @@ pub const ADOPTION: u32 = 2;
 pub const INTERACTION: u32 = 3;
 /// The version from which on AppArmor profiles are entered.
 pub const SECURITY: u32 = 4;
+/// The version from which on containers may be another runtime's.
+pub const RUNTIMES: u32 = 4;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.
@@ -201,6 +205,18 @@ pub struct Launch {
     pub init: bool,
     /// A limit or oom_score_adj that the host refuses is reported, not fatal.
     pub allow_unenforced: bool,
+    /// Who makes the container's processes; `None`: the shim itself. A shim of a version before [`RUNTIMES`] does not know it.
+    #[serde(default)]
+    pub runtime: Option<Runtime>,
+}
+
+/// Another OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// The handler's, as the configuration has it.
+    pub name: String,
+    /// Of its program; absolute.
+    pub path: PathBuf,
 }
 
 /// What the root file system is made of: overlayfs, the lowest layer first.
@@ -261,7 +277,7 @@ pub struct Exec {
     pub user: Option<UserChoice>,
     /// Nanoseconds until everything in it is killed; 0: never.
     pub timeout_ns: u64,
-    /// What rides along is a terminal, to be the controlling one of its session.
+    /// What rides along is a terminal, to be the controlling one of its session; or a socket, see above.
     #[serde(default)]
     pub tty: bool,
 }

@@ -6,7 +6,7 @@ mod fixtures;
 use fixtures::machine::{Finished, GONE_WITHIN, Machine, Running, ask, json, pod, until};
 use podwright::config::CgroupDriver;
 use podwright::config::network::NetworkSettings;
-use podwright::engine::{Engine, Options};
+use podwright::engine::{Engine, Options, Runtimes};
 use podwright::state::model::Resources;
 use podwright::state::paths::Paths;
 use serde_json::Value;
@@ -292,6 +292,7 @@ fn update(paths: &Paths, cgroup_root: String) {
         node_name: String::new(),
         network: NetworkSettings::default(),
         owner: false,
+        runtimes: Runtimes::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {

@@ -15,7 +15,7 @@ use podwright::agent::manifest;
 use podwright::config::CgroupDriver;
 use podwright::config::network::NetworkSettings;
 use podwright::engine::exec::ExecConfig;
-use podwright::engine::{Engine, Options, sweep};
+use podwright::engine::{Engine, Options, Runtimes, sweep};
 use podwright::error::{Context, Error, Result};
 use podwright::id::PodId;
 use podwright::shim::{self, ShimArgs};
@@ -74,6 +74,7 @@ fn options() -> Result<Options> {
         node_name: "bench".to_owned(),
         network: NetworkSettings::default(),
         owner: false,
+        runtimes: Runtimes::new(),
     })
 }
 

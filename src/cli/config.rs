@@ -2,8 +2,12 @@
 
 use super::Session;
 use super::output::{self, Format};
+use crate::config::runtimes::RuntimeSetting;
 use crate::config::{Entry, Source};
 use crate::error::Result;
+
+/// What a `runtimes.NAME.path` is for.
+const RUNTIME: &str = "another OCI runtime, for pods of this runtime handler";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,11 +29,12 @@ struct Document<'a> {
 
 #[derive(serde::Serialize)]
 struct Setting<'a> {
-    key: &'a str,
+    key: String,
     value: &'a str,
     source: Origin,
-    /// The variable of the environment that sets it.
-    env: String,
+    /// The variable of the environment that sets it, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env: Option<String>,
     /// Whether this version does what it says.
     honoured: bool,
     about: &'a str,
@@ -49,24 +54,54 @@ pub(super) fn run(_args: &ConfigArgs, session: &Session) -> Result<u8> {
     match session.format {
         Format::Json => output::print_json(&Document {
             file: config.file.as_ref().map(|path| path.display().to_string()),
-            settings: config.entries().iter().map(setting).collect(),
+            settings: config.entries().iter().map(setting).chain(config.runtimes().iter().map(runtime)).collect(),
         })?,
         Format::Table => {
             let row =
                 |e: &Entry| [e.key.name.to_owned(), e.value.clone(), e.source.to_string(), e.key.about.to_owned()];
-            output::print(&output::table(["KEY", "VALUE", "SOURCE", "ABOUT"], config.entries().iter().map(row)))?;
+            let runtimes = config.runtimes().iter().map(|r| {
+                [
+                    format!("runtimes.{}.path", r.name),
+                    r.path.display().to_string(),
+                    r.source.to_string(),
+                    RUNTIME.to_owned(),
+                ]
+            });
+            let rows = config.entries().iter().map(row).chain(runtimes);
+            output::print(&output::table(["KEY", "VALUE", "SOURCE", "ABOUT"], rows))?;
         }
     }
     Ok(0)
 }
 
-fn setting(entry: &Entry) -> Setting<'_> {
-    let source = match &entry.source {
+fn origin(source: &Source) -> Origin {
+    match source {
         Source::Default => Origin::Default,
         Source::File { path, line } => Origin::File { path: path.display().to_string(), line: *line },
         Source::Env(name) => Origin::Env { name: name.clone() },
         Source::Flag(flag) => Origin::Flag { name: flag },
-    };
+    }
+}
+
+fn setting(entry: &Entry) -> Setting<'_> {
     let key = entry.key;
-    Setting { key: key.name, value: &entry.value, source, env: key.env(), honoured: key.honoured(), about: key.about }
+    Setting {
+        key: key.name.to_owned(),
+        value: &entry.value,
+        source: origin(&entry.source),
+        env: Some(key.env()),
+        honoured: key.honoured(),
+        about: key.about,
+    }
+}
+
+fn runtime(runtime: &RuntimeSetting) -> Setting<'_> {
+    Setting {
+        key: format!("runtimes.{}.path", runtime.name),
+        value: runtime.path.to_str().unwrap_or_default(), // from a TOML string
+        source: origin(&runtime.source),
+        env: None,
+        honoured: true,
+        about: RUNTIME,
+    }
 }

@@ -106,7 +106,6 @@ fn config(args: &ExecArgs) -> Result<ExecConfig> {
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.as_ref().map(|user| UserChoice { user: user.clone(), ..UserChoice::default() }),
         timeout: timeout.unwrap_or_default(),
-        tty: args.tty,
     })
 }
 
@@ -126,21 +125,15 @@ async fn with_terminal(
     config: ExecConfig,
     interactive: bool,
 ) -> Result<Left<Result<std::result::Result<ExitStatus, Failure>>>> {
-    let (master, slave) = engine.open_terminal(id).await?;
-    if let Some(size) = Own::size() {
-        size.apply(master.as_fd())?;
-    }
-    let dup = || slave.try_clone().context(|| "duplicate a terminal");
-    let streams = Streams { stdin: dup()?, stdout: dup()?, stderr: dup()? };
-    drop(slave); // or ours would keep it open
-    let master = Arc::new(AsyncFile::new(master).context(|| "watch a terminal")?);
     let own = Own::new(interactive)?;
+    let (master, command) = engine.exec_at_terminal(id, config, Own::size()).await?;
+    let master = Arc::new(AsyncFile::new(master).context(|| "watch a terminal")?);
     let input = match interactive {
         true => Some(tokio::spawn(terminal::keys(terminal::typed()?, master.clone(), false))),
         false => None,
     };
     let shown = terminal::show(&master, std::io::stdout());
-    let left = terminal::join(Some(master.clone()), shown, input, engine.try_exec(id, config, streams)).await;
+    let left = terminal::join(Some(master.clone()), shown, input, command.ended(std::future::pending())).await;
     drop(own); // before anything is said
     left
 }

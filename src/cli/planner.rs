@@ -148,7 +148,9 @@ impl Planner {
             PodCgroup::Default | PodCgroup::Given(_) => Resources::default(),
         };
         let (mut warnings, mut refusals) = (Vec::new(), Vec::new());
-        refusals.extend(engine::check_pod(config, self.options.network.mode).err().map(|e| e.to_string()));
+        refusals.extend(
+            engine::check_pod(config, self.options.network.mode, &self.options.runtimes).err().map(|e| e.to_string()),
+        );
         let limits = self.limits(&resources, &cgroup, &mut warnings, &mut refusals)?;
         let mut containers = Vec::new();
         for container in &plan.containers {

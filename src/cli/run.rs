@@ -174,6 +174,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
         allow_unenforced: settings.allow_unenforced,
         node_name: node::name()?,
         network: settings.network,
+        runtimes: settings.runtimes,
     })
 }
 

@@ -135,7 +135,13 @@ pub(super) fn container(
     if image.image.is_empty() {
         return Err(Error::invalid("config.image.image is empty"));
     }
-    handler("config.image.runtime_handler", &image.runtime_handler)?;
+    // The image is unpacked the same way for all of them.
+    if !image.runtime_handler.is_empty() && image.runtime_handler != pod.runtime_handler {
+        return Err(refuse(
+            "config.image.runtime_handler",
+            &format!("{:?} is not the pod's, which is {:?}", image.runtime_handler, pod.runtime_handler),
+        ));
+    }
     if config.windows.is_some() {
         return Err(Error::invalid("config.windows: this is Linux"));
     }
@@ -180,11 +186,6 @@ pub(super) fn check_privilege(config: &ContainerConfig, sandbox: Option<&criapi:
         return Ok(());
     }
     Err(Error::invalid(format!("container {:?} is privileged and its pod is not", config.name)))
-}
-
-/// There is one handler.
-pub(super) fn handler(field: &str, name: &str) -> Result<()> {
-    if name.is_empty() { Ok(()) } else { Err(refuse(field, &format!("{name:?} is not configured"))) }
 }
 
 fn env(entry: criapi::KeyValue) -> Result<(String, String)> {

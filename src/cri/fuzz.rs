@@ -7,8 +7,8 @@ use crate::criapi::{
     ContainerConfig as AskedContainer, CreateContainerRequest, PodSandboxConfig, RunPodSandboxRequest,
     UpdateContainerResourcesRequest,
 };
-use crate::engine;
 use crate::engine::oci::HostFacts;
+use crate::engine::{self, Runtimes};
 use crate::id::ContainerId;
 use crate::image::oci::Config as ImageConfig;
 use crate::state::model::{ContainerConfig, PodConfig, Resources};
@@ -42,7 +42,7 @@ pub fn cri(bytes: &[u8]) {
         }
         _ => {
             let text = String::from_utf8_lossy(bytes);
-            assert!(convert::handler("runtime_handler", &text).is_ok() == text.is_empty());
+            assert!(engine::runtime_of(&text, &Runtimes::new()).is_ok() == text.is_empty());
             if let Ok(id) = convert::target(&text) {
                 assert_eq!(id.to_string(), text);
             }
@@ -62,7 +62,7 @@ fn pod(config: PodSandboxConfig, handler: String, host: Host) {
     let Ok(pod) = convert::pod(config, handler, host) else { return };
     let kept = serde_json::to_vec(&pod).expect("JSON");
     assert_eq!(serde_json::from_slice::<PodConfig>(&kept).expect("what was kept"), pod);
-    if engine::check_pod(&pod, NetworkMode::Auto).is_ok() {
+    if engine::check_pod(&pod, NetworkMode::Auto, &Runtimes::new()).is_ok() {
         // They become names of directories, and a host's name.
         for name in [&pod.name, &pod.namespace, &pod.uid] {
             assert!(!name.contains(['/', '\0', '\n']) && !name.starts_with('.'), "{name:?}");

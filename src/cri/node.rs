@@ -60,10 +60,17 @@ impl Cri {
         }
         let features =
             RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: self.user_namespaces };
+        let built_in = RuntimeHandler { name: String::new(), features: Some(features) };
+        let others = self.engine.runtime_features().await.into_iter().map(|(name, told)| {
+            let recursive_read_only_mounts = told.recursive_read_only_mounts;
+            // A user namespace needs the built-in one: see engine::check_pod.
+            let features = RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces: false };
+            RuntimeHandler { name, features: Some(features) }
+        });
         StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info: if verbose { self.node_info() } else { BTreeMap::new() },
-            runtime_handlers: vec![RuntimeHandler { name: String::new(), features: Some(features) }],
+            runtime_handlers: std::iter::once(built_in).chain(others).collect(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

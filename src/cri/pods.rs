@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 impl Cri {
     pub(super) async fn run_pod(&self, request: RunPodSandboxRequest) -> Result<String> {
         let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
-        convert::handler("runtime_handler", &request.runtime_handler)?;
         let config = convert::pod(config, request.runtime_handler, self.host)?;
         let cri = self.clone();
         self.to_the_end(async move { cri.run_pod_once(config).await }).await

@@ -16,6 +16,7 @@ pub mod plan;
 
 use super::pod::{Container, Pod, State, bury, exited, listen, sandbox_exited};
 use super::recover::SHIM_WAIT;
+use super::runtimes::runtime_of;
 use super::shim::{Shim, listen_at, unexpected};
 use super::{Engine, blocking, orphans};
 use crate::cgroup::Cgroup;
@@ -29,8 +30,9 @@ use crate::sys::poll::{Interest, poll_until};
 use crate::sys::session::pidfd_send_signal;
 use crate::sys::spawn::Child;
 use crate::sys::{fs, orphan, pipe, start_time};
-use crate::wire::{self, Adopt, AdoptContainer, Reply, Request};
+use crate::wire::{self, Adopt, AdoptContainer, Reply, Request, Runtime};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -252,7 +254,12 @@ impl Engine {
             let process = container.process.clone().ok_or_else(missing)?;
             (container.record.clone(), process, container.warnings.clone(), streams, fds)
         };
-        let adopt = AdoptContainer { launch: self.launch(pod, &record), process, warnings: warnings.to_vec(), streams };
+        // Whose handler is not configured any more runs on; what its runtime would be called for is refused by the shim.
+        let handler = &pod.record.config.runtime_handler;
+        let unknown = |_| Some(Runtime { name: handler.clone(), path: PathBuf::new() });
+        let runtime = runtime_of(handler, &self.0.options.runtimes).unwrap_or_else(unknown);
+        let launch = self.launch(pod, &record, runtime);
+        let adopt = AdoptContainer { launch, process, warnings: warnings.to_vec(), streams };
         let riding: Vec<BorrowedFd<'_>> = std::iter::once(cgroup.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
         shim.done(Request::AdoptContainer(Box::new(adopt)), &riding).await?;
         fault::point("engine.adopt.container");

@@ -3,16 +3,18 @@
 use super::Engine;
 use super::pod::State;
 use super::shim::{Asked, Shim, unexpected};
+use super::terminal::Size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, ExecId};
 use crate::state::record::ExitStatus;
-use crate::sys;
+use crate::sys::{self, session, socket};
 use crate::wire::{CANCELLATION, Exec, Executed, Failure, INTERACTION, Reply, Request, UserChoice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 
 /// The most that ExecSync returns of both streams together, in bytes: an answer of more than 16 MiB is one that clients refuse to take (CRI
@@ -45,8 +47,16 @@ pub struct ExecConfig {
     pub user: Option<UserChoice>,
     /// Zero: no deadline.
     pub timeout: Duration,
-    /// The streams are the terminal of [`Engine::open_terminal`], to be the controlling one of the command's session.
-    pub tty: bool,
+}
+
+/// A command that the shim was asked to run.
+#[derive(Debug)]
+pub struct Running {
+    shim: Shim,
+    asked: Asked,
+    container: ContainerId,
+    exec: ExecId,
+    timeout: Duration,
 }
 
 /// The streams of an exec.
@@ -115,6 +125,55 @@ impl Engine {
         streams: Streams,
         gone: impl Future<Output = ()> + Send,
     ) -> Result<std::result::Result<ExitStatus, Failure>> {
+        self.start_exec(id, config, streams).await?.ended(gone).await
+    }
+
+    /// Has a process run with the caller's streams.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`]. A command that cannot be run says so at its end.
+    pub async fn start_exec(&self, id: &ContainerId, config: ExecConfig, streams: Streams) -> Result<Running> {
+        let Streams { stdin, stdout, stderr } = streams;
+        self.ask_exec(id, config, false, vec![stdin, stdout, stderr]).await
+    }
+
+    /// Has a process run at a terminal of its container's, which has `size`: the terminal's master, non-blocking, and the command. A command
+    /// that cannot be run says so at its end, and nothing comes from that master.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`]; `FailedPrecondition` when the container has no devpts.
+    pub async fn exec_at_terminal(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        size: Option<Size>,
+    ) -> Result<(OwnedFd, Running)> {
+        let sized = |master: &OwnedFd| size.map_or(Ok(()), |size| size.apply(master.as_fd()));
+        let (master, slave) = self.open_terminal(id).await?;
+        sized(&master)?;
+        if self.pod_of(id)?.record.config.runtime_handler.is_empty() {
+            let dup = || slave.try_clone().context(|| "duplicate a terminal");
+            let streams = vec![dup()?, dup()?, slave];
+            return Ok((master, self.ask_exec(id, config, true, streams).await?));
+        }
+        // Another runtime makes its terminals itself, and gives away the master.
+        drop(slave);
+        let (ours, theirs) = UnixStream::pair().context(|| "socketpair")?;
+        let command = self.ask_exec(id, config, true, vec![theirs.into()]).await?;
+        match tokio::time::timeout(LOOK_WAIT, handed_over(ours)).await {
+            Ok(Ok(Some(given))) => {
+                session::set_nonblocking(given.as_fd()).context(|| "set O_NONBLOCK")?;
+                sized(&given)?;
+                Ok((given, command))
+            }
+            // The command's end tells why there is none.
+            Ok(Ok(None)) | Err(_) => Ok((master, command)),
+            Ok(Err(e)) => Err(e),
+        }
+    }
+
+    /// Asks the shim to run it, with descriptors that are closed here.
+    async fn ask_exec(&self, id: &ContainerId, config: ExecConfig, tty: bool, fds: Vec<OwnedFd>) -> Result<Running> {
         let pod = self.reachable_of(id).await?;
         pod.facts().whole()?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
@@ -125,7 +184,7 @@ impl Engine {
             return Err(Error::invalid("exec: no command"));
         }
         let shim = pod.shim_soon().await?;
-        if config.tty && shim.version() < INTERACTION {
+        if tty && shim.version() < INTERACTION {
             return Err(Error::unsupported("the pod was made by an older podwright, whose execs have no terminal"));
         }
         let mut number = [0; 4];
@@ -139,32 +198,15 @@ impl Engine {
             cwd: config.cwd,
             user: config.user,
             timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
-            tty: config.tty,
+            tty,
         };
-        let fds = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
+        let riding: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         fault::point("engine.exec.asked");
-        let asked = shim.send(Request::Exec(Box::new(request)), &fds).await;
-        drop(streams); // or our own ends would keep the readers from their end-of-file
+        let asked = shim.send(Request::Exec(Box::new(request)), &riding).await;
+        drop(fds); // or our own ends would keep the readers from their end-of-file
         let asked = asked?;
         fault::point("engine.exec.sent");
-        let answer = tokio::select! {
-            answer = within(&shim, asked, timeout) => answer?,
-            () = gone => return Err(cancel(&shim, id, exec).await),
-        };
-        fault::point("engine.exec.answered");
-        match answer {
-            Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
-                Kind::DeadlineExceeded,
-                format!(
-                    "command in container {} timed out after {:.1} s and was killed",
-                    id.short(),
-                    timeout.as_secs_f64()
-                ),
-            )),
-            Reply::Executed(Executed { status, .. }) => Ok(Ok(status)),
-            Reply::Failed(failure) => Ok(Err(failure)),
-            other => Err(unexpected(&other)),
-        }
+        Ok(Running { shim, asked, container: id.clone(), exec, timeout })
     }
 
     /// Runs a process to its end and returns what it wrote (CRI ExecSync). When `gone` is ready, nobody waits for it any more.
@@ -207,6 +249,46 @@ impl Engine {
         let Output { streams: [stdout, stderr], cut: truncated } = captured.take();
         Ok(ExecOutput { status, truncated, stdout, stderr })
     }
+}
+
+impl Running {
+    /// Waits for its end, for a caller that may go away before: when `gone` is ready, everything in it is killed. The shim's own words when
+    /// it could not be run.
+    ///
+    /// # Errors
+    /// As [`Engine::try_exec_until`].
+    pub async fn ended(
+        self,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<std::result::Result<ExitStatus, Failure>> {
+        let Running { shim, asked, container, exec, timeout } = self;
+        let answer = tokio::select! {
+            answer = within(&shim, asked, timeout) => answer?,
+            () = gone => return Err(cancel(&shim, &container, exec).await),
+        };
+        fault::point("engine.exec.answered");
+        match answer {
+            Reply::Executed(Executed { timed_out: true, .. }) => Err(Error::new(
+                Kind::DeadlineExceeded,
+                format!(
+                    "command in container {} timed out after {:.1} s and was killed",
+                    container.short(),
+                    timeout.as_secs_f64()
+                ),
+            )),
+            Reply::Executed(Executed { status, .. }) => Ok(Ok(status)),
+            Reply::Failed(failure) => Ok(Err(failure)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// The descriptor that comes over a socket; `None` when it is closed without one.
+async fn handed_over(socket: UnixStream) -> Result<Option<OwnedFd>> {
+    socket.set_nonblocking(true).context(|| "make a socket non-blocking")?;
+    let socket = tokio::net::UnixStream::from_std(socket).context(|| "watch a socket")?;
+    let received = socket.async_io(Interest::READABLE, || socket::recvmsg(&socket, &mut [0; 1])).await;
+    Ok(received.context(|| "receive a terminal")?.fds.into_iter().next())
 }
 
 /// The answer of the shim, which kills what goes on beyond its timeout; zero is none.
@@ -253,7 +335,8 @@ async fn cancel(shim: &Shim, container: &ContainerId, exec: ExecId) -> Error {
     }
 }
 
-fn exec_failure(failure: Failure) -> Error {
+/// What a command that could not be run is to a caller who does not look at its errno.
+pub fn exec_failure(failure: Failure) -> Error {
     Error::from(failure).context("exec")
 }
 

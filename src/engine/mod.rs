@@ -36,6 +36,7 @@ mod recover;
 mod remove;
 mod reopen_log;
 mod run_pod;
+mod runtimes;
 mod scopes;
 pub mod shim;
 pub mod signal;
@@ -52,6 +53,7 @@ pub mod verify;
 pub use create_container::host_facts;
 pub use network::host_resolv_conf;
 pub use run_pod::check as check_pod;
+pub use runtimes::{Runtimes, runtime_of};
 pub use start_container::user_choice;
 
 use crate::cgroup::Hierarchy;
@@ -94,6 +96,8 @@ pub struct Options {
     pub network: NetworkSettings,
     /// Pods shall not outlive this engine (`run`).
     pub owner: bool,
+    /// Other OCI runtimes, by the names of their handlers.
+    pub runtimes: Runtimes,
 }
 
 /// The engine. Cheap to clone; all clones are the same one. To be used within a tokio runtime.
@@ -129,6 +133,7 @@ struct Inner {
     orphans: Mutex<Option<BTreeMap<PodId, String>>>,
     /// Held while podwright's own AppArmor profile is loaded; why that failed.
     apparmor: tokio::sync::Mutex<Option<String>>,
+    features: runtimes::Remembered,
     hooks: OnceLock<Arc<dyn hooks::Hooks>>,
     checkpoints: OnceLock<checkpoint::Settings>,
     /// Containers that are being written to an archive.
@@ -166,6 +171,7 @@ impl Engine {
             sweeper: AtomicBool::new(false),
             orphans: Mutex::default(),
             apparmor: tokio::sync::Mutex::default(),
+            features: runtimes::Remembered::default(),
             hooks: OnceLock::new(),
             checkpoints: OnceLock::new(),
             checkpointing: Mutex::default(),

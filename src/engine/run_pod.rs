@@ -6,6 +6,7 @@
 use super::events::{Event, EventKind};
 use super::network::host_resolv_conf;
 use super::pod::{Pod, listen};
+use super::runtimes::{Runtimes, runtime_of};
 use super::scopes::Holder;
 use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
@@ -17,7 +18,7 @@ use crate::fault;
 use crate::id::PodId;
 use crate::network;
 use crate::state::flight::{Flight, Source};
-use crate::state::model::{NamespaceMode, PodCgroup, PodConfig};
+use crate::state::model::{NamespaceMode, PodCgroup, PodConfig, UserNamespace};
 use crate::state::record::{self, Durability, PodRecord, Process};
 use crate::sys;
 use crate::sys::fs::Access;
@@ -68,7 +69,7 @@ fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidArgument` and `Unsupported`, naming field, value and remedy.
-pub fn check(config: &PodConfig, mode: NetworkMode) -> Result<()> {
+pub fn check(config: &PodConfig, mode: NetworkMode, runtimes: &Runtimes) -> Result<()> {
     for (field, text) in [("name", &config.name), ("namespace", &config.namespace), ("uid", &config.uid)] {
         let grammar = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if text.is_empty() || text.len() > 253 || !text.chars().all(grammar) || text.starts_with('.') {
@@ -85,8 +86,11 @@ pub fn check(config: &PodConfig, mode: NetworkMode) -> Result<()> {
             config.hostname
         )));
     }
-    if !config.runtime_handler.is_empty() {
-        return Err(Error::unsupported(format!("runtime handler {:?} is not configured", config.runtime_handler)));
+    if runtime_of(&config.runtime_handler, runtimes)?.is_some() && config.namespaces.user != UserNamespace::Host {
+        return Err(Error::unsupported(format!(
+            "runtime handler {:?}: a pod with a user namespace needs the built-in runtime; leave out one of the two",
+            config.runtime_handler
+        )));
     }
     network::check(config, mode)?;
     ids::check(config)?;
@@ -113,7 +117,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run_pod`].
     pub async fn run_pod_as(&self, id: PodId, config: PodConfig) -> Result<()> {
-        check(&config, self.0.options.network.mode)?;
+        check(&config, self.0.options.network.mode, &self.0.options.runtimes)?;
         self.check_root()?;
         let mut undo = Undo::default();
         match self.make_pod(id.clone(), config, &mut undo).await {
@@ -376,6 +380,7 @@ mod tests {
             check(
                 &PodConfig { sysctls: [(name.to_owned(), "1".to_owned())].into(), namespaces, ..pod() },
                 NetworkMode::None,
+                &Runtimes::new(),
             )
         };
         assert!(with("net.ipv4.ip_forward", NamespaceMode::Pod).is_ok());
@@ -391,10 +396,13 @@ mod tests {
 
     #[test]
     fn a_name_that_means_something_to_a_path_is_refused() {
-        assert!(check(&pod(), NetworkMode::None).is_ok());
+        assert!(check(&pod(), NetworkMode::None, &Runtimes::new()).is_ok());
         for bad in ["", "..", "a/b", "a\n"] {
-            assert!(check(&PodConfig { uid: bad.into(), ..pod() }, NetworkMode::None).is_err(), "{bad:?}");
+            assert!(
+                check(&PodConfig { uid: bad.into(), ..pod() }, NetworkMode::None, &Runtimes::new()).is_err(),
+                "{bad:?}"
+            );
         }
-        assert!(check(&PodConfig { hostname: "a b".into(), ..pod() }, NetworkMode::None).is_err());
+        assert!(check(&PodConfig { hostname: "a b".into(), ..pod() }, NetworkMode::None, &Runtimes::new()).is_err());
     }
 }

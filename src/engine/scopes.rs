@@ -176,6 +176,7 @@ fn scope_and_slice(path: &CgroupPath) -> Result<(String, String)> {
 mod tests {
     use super::*;
     use crate::config::network::NetworkSettings;
+    use crate::engine::Runtimes;
     use crate::state::model::Resources;
     use crate::state::paths::Paths;
 
@@ -188,6 +189,7 @@ mod tests {
             node_name: String::new(),
             network: NetworkSettings::default(),
             owner: false,
+            runtimes: Runtimes::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use super::adopt::Held;
 use super::events::Event;
 use super::oci;
 use super::pod::{Container, Pod, State};
+use super::runtimes::runtime_of;
 use super::shim::unexpected;
 use super::{Engine, mkdir_all};
 use crate::cgroup::Cgroup;
@@ -13,7 +14,7 @@ use crate::fault;
 use crate::id::ContainerId;
 use crate::state::model::ContainerConfig;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, StdStream};
-use crate::wire::{Launch, Reply, Request, Root, Stdio, UserChoice};
+use crate::wire::{Launch, RUNTIMES, Reply, Request, Root, Runtime, Stdio, UserChoice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -78,8 +79,13 @@ impl Engine {
         if let Some(directory) = record.log.as_deref().and_then(std::path::Path::parent) {
             mkdir_all(directory, 0o755).map_err(plain)?;
         }
-        let launch = self.launch(pod, record);
+        let runtime = runtime_of(&pod.record.config.runtime_handler, &self.0.options.runtimes).map_err(plain)?;
+        let launch = self.launch(pod, record, runtime);
         let shim = pod.shim().map_err(plain)?;
+        if launch.runtime.is_some() && shim.version() < RUNTIMES {
+            let old = "its shim is of an older podwright and knows no runtime handlers; make the pod anew";
+            return Err(plain(Error::precondition(old)));
+        }
         let (reply, fds) = shim.ask(Request::Start(Box::new(launch)), &[cgroup.as_fd()]).await.map_err(plain)?;
         fault::point("engine.start_container.started");
         let state = match reply {
@@ -106,7 +112,7 @@ impl Engine {
     }
 
     /// What the shim is told to start a container, and another one to go on with it.
-    pub(super) fn launch(&self, pod: &Pod, record: &ContainerRecord) -> Launch {
+    pub(super) fn launch(&self, pod: &Pod, record: &ContainerRecord, runtime: Option<Runtime>) -> Launch {
         let writable = self.paths().writable(&record.id);
         let mut namespaces = pod.record.config.namespaces.clone();
         if let Some(target) = &record.config.security.pid_target {
@@ -133,6 +139,7 @@ impl Engine {
             },
             init: record.config.init,
             allow_unenforced: self.0.options.allow_unenforced,
+            runtime,
         }
     }
 

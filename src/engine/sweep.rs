@@ -5,7 +5,7 @@
 
 use super::recover::list;
 use super::run_pod::remove_tree;
-use super::{Engine, Options, mkdir_all};
+use super::{Engine, Options, Runtimes, mkdir_all};
 use crate::config::CgroupDriver;
 use crate::config::network::NetworkSettings;
 use crate::error::{Context, Error, Kind, Result};
@@ -44,6 +44,7 @@ pub fn main(args: &[OsString]) -> Result<u8> {
         node_name: String::new(),
         network: NetworkSettings::default(), // what a pod was attached to is in its record
         owner: false,
+        runtimes: Runtimes::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)

@@ -1,5 +1,5 @@
 //! Terminals of execs: each is of its container's own devpts, and its master is the engine's alone, so that no shim is in the way of what is
-//! typed and shown. The terminal of a container itself is its shim's ([`super::attach`]).
+//! typed and shown. ([`Engine::exec_at_terminal`]; another OCI runtime makes it, else it is made here.) The terminal of a container itself is its shim's ([`super::attach`]).
 
 use super::adopt::find_process;
 use super::{Engine, blocking};
@@ -35,11 +35,11 @@ impl Size {
 }
 
 impl Engine {
-    /// A terminal for an exec ([`super::exec::ExecConfig::tty`]): master, non-blocking, and slave.
+    /// A terminal for an exec: master, non-blocking, and slave.
     ///
     /// # Errors
     /// `NotFound`, `FailedPrecondition` unless the container runs and has a devpts.
-    pub async fn open_terminal(&self, id: &ContainerId) -> Result<(OwnedFd, OwnedFd)> {
+    pub(super) async fn open_terminal(&self, id: &ContainerId) -> Result<(OwnedFd, OwnedFd)> {
         let process = self.running_process(id)?;
         let doing = || format!("open a terminal in container {}", id.short());
         match tokio::time::timeout(OPEN_WAIT, blocking(move || open(process))).await {

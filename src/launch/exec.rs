@@ -112,7 +112,7 @@ fn enter(
 }
 
 /// The root directory of the process that a pidfd is for.
-fn root_of(init: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
+pub(super) fn root_of(init: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
     let os = |e: std::io::Error| StartError::os(Step::User, "root of the container", e.raw_os_error().unwrap_or(0));
     let pid = pidfd::pid_of(init).map_err(os)?;
     let path = CString::new(format!("/proc/{pid}/root")).unwrap_or_default(); // a number has no NUL

@@ -543,6 +543,7 @@ mod tests {
             stdio: Stdio { tty: false, stdin: false, stdin_once: false, log: None },
             init: false,
             allow_unenforced: false,
+            runtime: None,
         }
     }
 

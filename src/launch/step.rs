@@ -32,6 +32,7 @@ steps! {
     Namespace = "enter pid namespace",
     Clone = "clone3",
     Report = "wait for the child",
+    Runtime = "call",
     // The child's, in the order of `init`.
     CloseInherited = "close inherited files",
     Session = "setsid",

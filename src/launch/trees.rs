@@ -243,6 +243,11 @@ struct MountLine<'a> {
     root: &'a str,
 }
 
+/// The mount point that an absolute path without links is below.
+pub(super) fn mount_point(path: &Path) -> Option<PathBuf> {
+    mount_table().ok()?.of(path).map(|line| line.point)
+}
+
 fn mount_table() -> Result<MountTable, StartError> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(os(Step::Volume, "/proc/self/mountinfo"))?;
     Ok(MountTable { text })

@@ -59,6 +59,7 @@ impl Shim {
             dir: launch.dir.clone(),
             launch: frame.text.into_boxed_slice(),
             confinement: None,
+            runtime: launch.runtime.clone(),
             streams,
             oom: OomCounts { container: None, ..now },
             oom_seen: now,

@@ -123,6 +123,8 @@ pub(super) struct Container {
     pub(super) launch: Box<[u8]>,
     /// What its execs start from, kept from the first one on: probes come every second, and a filter takes a while to compile.
     pub(super) confinement: Option<launch::exec::Confinement>,
+    /// Whose it is; `None`: this shim's.
+    pub(super) runtime: Option<crate::wire::Runtime>,
     pub(super) streams: Streams,
     /// Memory counts before it was started.
     pub(super) oom: OomCounts,

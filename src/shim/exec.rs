@@ -5,17 +5,19 @@
 //! `exec-N` goes when that does. At the deadline, or when whoever asked for it hangs up first, all of it is killed; that the deadline
 //! has come is answered when `exec-N` is empty.
 
-use super::event_loop::{Process, Shim, Source, Watched};
+use super::event_loop::{Container, Process, Shim, Source, Watched};
 use super::machine::{Action, ExecKey, Ticket};
 use super::reap::{is_populated, kill_cgroup, reap, still_populated, watch_changes};
+use super::requests::carried;
 use crate::error::{Context, Error};
 use crate::fault;
 use crate::id::ContainerId;
-use crate::launch::{self, ChildStdio};
+use crate::launch::{self, Child, ChildStdio};
+use crate::state::record::User;
 use crate::sys::epoll::Interest;
-use crate::sys::fs;
+use crate::sys::{fs, socket};
 use crate::wire::{self, Failure, Launch, Request, ToShim};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Permission bits of a cgroup's directory.
@@ -39,38 +41,65 @@ fn launch_of(text: &[u8]) -> Result<Box<Launch>, Failure> {
     }
 }
 
+impl Container {
+    /// Starts it in its cgroup, with what came with the request.
+    fn start_exec(
+        &mut self,
+        exec: &wire::Exec,
+        user: &User,
+        cgroup: BorrowedFd<'_>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Child, Failure> {
+        let failure = |e: Error| Failure::from(&e);
+        let Some(process) = &self.process else { return Err(failure(Error::precondition("the container has ended"))) };
+        let init = process.pidfd.fd.as_fd();
+        let Some(runtime) = &self.runtime else {
+            let ([stdin, stdout, stderr], _) = carried::<3>(fds).map_err(failure)?;
+            let confinement = match &mut self.confinement {
+                Some(confinement) => confinement,
+                none => none.insert(launch::exec::confinement(&*launch_of(&self.launch)?).map_err(Failure::from)?),
+            };
+            let stdio = ChildStdio::Fds { stdin, stdout, stderr };
+            return launch::exec::start(exec, confinement, user, init, cgroup, stdio).map_err(Failure::from);
+        };
+        let launch = launch_of(&self.launch)?;
+        if !exec.tty {
+            let ([stdin, stdout, stderr], _) = carried::<3>(fds).map_err(failure)?;
+            let stdio = ChildStdio::Fds { stdin, stdout, stderr };
+            return launch::foreign::exec(exec, &launch, runtime, user, init, stdio)
+                .map(|(child, _)| child)
+                .map_err(Failure::from);
+        }
+        let ([socket], _) = carried::<1>(fds).map_err(failure)?;
+        let (child, master) = launch::foreign::exec(exec, &launch, runtime, user, init, ChildStdio::Terminal)?;
+        if let Some(master) = master {
+            // Who is not there to take it has hung up, and so has the terminal then.
+            let _ = socket::sendmsg(&socket, b"t", &[master.as_fd()]);
+        }
+        Ok(child)
+    }
+}
+
 impl Shim {
     /// Starts it. Answered at its end.
     pub(super) fn exec(&mut self, ticket: Ticket, exec: &wire::Exec, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let failure = |e: Error| Failure::from(&e);
         let began = Instant::now();
         let key = (exec.container.clone(), exec.exec);
-        let fds: [OwnedFd; 3] = fds.try_into().map_err(|fds: Vec<OwnedFd>| {
-            failure(Error::invalid(format!("{} descriptors came with it, not 3", fds.len())))
-        })?;
-        let [stdin, stdout, stderr] = fds;
         let user = self.machine.user_of(&exec.container).map_err(failure)?.clone();
         let container = self.containers.get_mut(&exec.container);
         let container = container.ok_or_else(|| failure(Error::precondition("the container has ended")))?;
-        if container.confinement.is_none() {
-            let confinement = launch::exec::confinement(&*launch_of(&container.launch)?).map_err(Failure::from)?;
-            container.confinement = Some(confinement);
-        }
-        let (Some(process), Some(confinement)) = (&container.process, &container.confinement) else {
-            return Err(failure(Error::precondition("the container has ended")));
-        };
         let name = exec.exec.to_string();
         let parent = container.cgroup.as_fd();
         let made = fs::mkdir_at(parent, &name, CGROUP_MODE).and_then(|()| fs::open_dir_at(parent, &name));
         let cgroup = made.context(|| format!("make cgroup {name}")).map_err(failure)?;
         fault::point("shim.exec.cgroup");
-        let stdio = ChildStdio::Fds { stdin, stdout, stderr };
-        let started = launch::exec::start(exec, confinement, &user, process.pidfd.fd.as_fd(), cgroup.as_fd(), stdio);
-        let child = match started {
+        let child = match container.start_exec(exec, &user, cgroup.as_fd(), fds) {
             Ok(child) => child,
             Err(e) => {
-                let _ = fs::remove_dir_at(parent, &name); // nothing was left in it; else it goes with the container's
-                return Err(Failure::from(e));
+                let _ = kill_cgroup(cgroup.as_fd()); // another runtime may have made the process and not told it
+                let _ = fs::remove_dir_at(container.cgroup.as_fd(), &name); // as a rule it is empty; else it goes with the container's
+                return Err(e);
             }
         };
         fault::point("shim.exec.cloned");

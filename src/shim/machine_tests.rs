@@ -39,6 +39,7 @@ fn start(letter: char, pid: NamespaceMode) -> Request {
         stdio: Stdio { tty: false, stdin: false, stdin_once: false, log: None },
         init: false,
         allow_unenforced: false,
+        runtime: None,
     }))
 }
 

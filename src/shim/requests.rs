@@ -235,9 +235,12 @@ impl Shim {
         let counts = oom::read(cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).unwrap_or_default();
         fault::point("shim.start.prepared");
         let target = target.map(|process| process.pidfd.fd.as_fd());
-        let started =
-            launch::spawn::start(launch, pause.pidfd.fd.as_fd(), target, cgroup.as_fd(), &mut self.devices, stdio)
-                .map_err(|e: StartError| Failure::from(e))?;
+        let (pause, at) = (pause.pidfd.fd.as_fd(), cgroup.as_fd());
+        let started = match &launch.runtime {
+            None => launch::spawn::start(launch, pause, target, at, &mut self.devices, stdio),
+            Some(runtime) => launch::foreign::start(launch, runtime, pause, target, at, stdio),
+        };
+        let started = started.map_err(|e: StartError| Failure::from(e))?;
         fault::point("shim.start.cloned");
         let (process, user) = (started.child.process, started.user);
         let process = ProcessRecord { process, started_at_ns: now_ns(), user, pipes: streams.pipes() };
@@ -260,6 +263,7 @@ impl Shim {
             dir: launch.dir.clone(),
             launch: frame.text.into_boxed_slice(),
             confinement: None,
+            runtime: launch.runtime.clone(),
             streams,
             oom: counts,
             oom_seen: counts,

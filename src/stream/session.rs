@@ -8,10 +8,11 @@ use super::negotiate::Version;
 use super::{outcome, spdy, websocket};
 use crate::engine::Engine;
 use crate::engine::attach::{Attached, Wanted};
-use crate::engine::exec::{DRAIN_WAIT, ExecConfig, Streams};
+use crate::engine::exec::{DRAIN_WAIT, ExecConfig, Running, Streams, exec_failure};
 use crate::engine::terminal::Size;
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::state::record::ExitStatus;
 use crate::sys::async_fd::AsyncFile;
 use serde::Deserialize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -110,12 +111,18 @@ async fn until_gone(mut gone: watch::Receiver<bool>) {
 }
 
 async fn exec(engine: &Engine, id: &ContainerId, args: Vec<String>, mut ends: Ends, tty: bool) -> Result<i32> {
-    let (streams, ours) = if tty { terminal(engine, id, &mut ends).await? } else { pipes(&ends)? };
     let env = match tty && !engine.has_env(id, "TERM") {
         true => vec!["TERM=xterm".to_owned()],
         false => Vec::new(),
     };
-    let config = ExecConfig { args, tty, env, ..ExecConfig::default() };
+    let config = ExecConfig { args, env, ..ExecConfig::default() };
+    let (command, ours) = if tty {
+        let (command, ours) = terminal(engine, id, config, &mut ends).await?;
+        (Ok(command), ours)
+    } else {
+        let (streams, ours) = pipes(&ends)?;
+        (engine.start_exec(id, config, streams).await, ours)
+    };
     let (ended, over) = watch::channel(false);
     let mut outputs = JoinSet::new();
     for (from, to) in [(ours.stdout, ends.stdout), (ours.stderr, ends.stderr)] {
@@ -133,12 +140,15 @@ async fn exec(engine: &Engine, id: &ContainerId, args: Vec<String>, mut ends: En
     if let (Some(terminal), Some(sizes)) = (ours.terminal, ends.sizes) {
         inputs.spawn(resize(sizes, terminal));
     }
-    let result = engine.exec_until(id, config, streams, until_gone(ends.gone.clone())).await;
+    let result = match command {
+        Ok(command) => command.ended(until_gone(ends.gone.clone())).await,
+        Err(e) => Err(e),
+    };
     ended.send_replace(true);
     drop(inputs);
     let delivered = async { while outputs.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DELIVER_WAIT, delivered).await; // they end with the set
-    result.map(crate::state::record::ExitStatus::code)
+    result?.map(ExitStatus::code).map_err(exec_failure)
 }
 
 /// Our ends of a process's streams.
@@ -153,25 +163,21 @@ fn watched(fd: OwnedFd) -> Result<Arc<AsyncFile>> {
     AsyncFile::new(fd).map(Arc::new).context(|| "watch a stream")
 }
 
-async fn terminal(engine: &Engine, id: &ContainerId, ends: &mut Ends) -> Result<(Streams, Ours)> {
-    let (master, slave) = engine.open_terminal(id).await?;
+async fn terminal(engine: &Engine, id: &ContainerId, config: ExecConfig, ends: &mut Ends) -> Result<(Running, Ours)> {
     // Before the program can ask for it, if it is there.
-    let mut parser = Sizes::default();
+    let (mut parser, mut size) = (Sizes::default(), None);
     while let Some(piece) = ends.sizes.as_mut().and_then(Incoming::ready) {
-        if let Some(size) = parser.last(&piece)? {
-            size.apply(master.as_fd())?;
-        }
+        size = parser.last(&piece)?.or(size);
     }
+    let (master, command) = engine.exec_at_terminal(id, config, size).await?;
     let master = watched(master)?;
-    let dup = || slave.try_clone().context(|| "dup a terminal");
-    let streams = Streams { stdin: dup()?, stdout: dup()?, stderr: slave.try_clone().context(|| "dup a terminal")? };
     let ours = Ours {
         stdin: ends.stdin.is_some().then(|| master.clone()),
         stdout: Some(master.clone()),
         stderr: None,
         terminal: Some(master),
     };
-    Ok((streams, ours))
+    Ok((command, ours))
 }
 
 fn pipes(ends: &Ends) -> Result<(Streams, Ours)> {

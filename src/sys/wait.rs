@@ -47,6 +47,12 @@ pub fn waitid_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<Wait>> {
     Ok(waitid(libc::P_PIDFD, id, libc::WNOHANG)?.map(|(_, wait)| wait))
 }
 
+/// Whether `pidfd` is a child of this process, running or to be reaped.
+pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    libc::id_t::try_from(pidfd.as_raw_fd())
+        .is_ok_and(|id| waitid(libc::P_PIDFD, id, libc::WNOHANG | libc::WNOWAIT).is_ok())
+}
+
 /// The pid of a child that has ended, left to be reaped; `None` when all run or there are none.
 ///
 /// # Errors

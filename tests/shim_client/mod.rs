@@ -266,6 +266,7 @@ impl Pod {
             stdio: Stdio { tty: false, stdin: false, stdin_once: false, log: Some(dir.join("log")) },
             init: false,
             allow_unenforced: true,
+            runtime: None,
             container,
             dir,
         };
