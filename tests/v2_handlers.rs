@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, log_text, script};
-use fixtures::machine::{Machine, PATIENCE, until};
+use fixtures::machine::{self, Machine, PATIENCE, until};
 use fixtures::pod::cgroup_root;
 use fixtures::streams::{RESIZE, STDIN, STDOUT, Session, Speak};
 use podwright::criapi::*;
@@ -298,6 +298,56 @@ async fn volumes_are_as_read_only_as_they_are_asked_to_be_and_usage_is_told() {
         take_down(&mut node, &pod).await;
     }
     node.assert_clean().await;
+}
+
+#[test]
+fn a_manifest_names_its_handler_and_its_overhead_is_the_pods() {
+    let (machine, config) = with_both();
+    let with = |text: &str, class: &str| {
+        machine::script(text, "resources: {limits: {cpu: 100m, memory: 32Mi}}")
+            + &format!(
+                "  runtimeClassName: {class}\n  overhead: {{cpu: 50m, memory: 16Mi}}\n  terminationGracePeriodSeconds: 1\n"
+            )
+    };
+    let configured = |command: &mut std::process::Command| {
+        command.env("PODWRIGHT_CONFIG", &config);
+    };
+    for (handler, _) in HANDLERS {
+        let text = "cat /sys/fs/cgroup/memory.max; while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 4";
+        let mut running = machine.start_with(&with(text, handler), &[], configured);
+        let mut pod = None;
+        running.until("its pod is there", || {
+            pod = pod_of(&machine.cgroup_dir());
+            pod.is_some()
+        });
+        let pod = pod.expect("just now");
+        assert_eq!(read(&pod.join("memory.max")), (48 << 20).to_string(), "{handler}");
+        assert_eq!(read(&pod.join("cpu.max")), "15000 100000", "{handler}");
+        running.until("the container runs", || {
+            let exec = machine.podwright(["exec", "p", "--", "touch", "/tmp/go"]).output().expect("podwright");
+            exec.status.success()
+        });
+        assert_eq!(running.wait().code(4).stdout, format!("{}\n", 32 << 20), "{handler}");
+    }
+    let refused = machine.start_with(&with("true", "runk"), &[], configured).wait();
+    let refused = refused.code(125);
+    assert!(
+        refused.stderr.contains("runtimeClassName") && refused.stderr.contains("did you mean runc?"),
+        "{}",
+        refused.stderr
+    );
+    machine.assert_as_before();
+}
+
+/// The cgroup of the one pod there is, when it has its limits.
+fn pod_of(dir: &Path) -> Option<PathBuf> {
+    let below = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let name = dir.file_name()?.to_string_lossy();
+    let limited = || fs::read_to_string(dir.join("memory.max")).is_ok_and(|max| max.trim() != "max");
+    if name.starts_with("pod") && limited() {
+        return Some(dir.to_owned());
+    }
+    below.into_iter().find_map(|path| pod_of(&path))
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::expand::{Environment, Facts, NO_ADDRESS_YET, Scope};
 use super::fnv::Fnv;
 use super::manifest::Manifest;
 use super::pod::{Container, MessagePolicy, Pod, PullPolicy, RecursiveReadOnly, RestartPolicy, Seccomp};
-use super::problem::{ManifestError, ManifestErrors, Spot};
+use super::problem::{At, ManifestError, ManifestErrors, Spot, did_you_mean};
 use super::resources::{self, NodeResources, Qos};
 use super::volume::{self, Content, VolumePlan};
 use crate::state::model::{
@@ -64,6 +64,8 @@ pub struct NodeFacts {
     pub secret_dir: PathBuf,
     /// Where Localhost seccomp profiles are.
     pub seccomp_dir: PathBuf,
+    /// The runtime handlers there are beside the built-in one.
+    pub runtimes: Vec<String>,
 }
 
 /// A pod as the engine is asked for it.
@@ -195,6 +197,7 @@ pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodP
         let remedy = "leave it out, or run the pod there";
         errors.push(ManifestError::new(pod.file.clone(), &node.spot, Some(&node.value), message, remedy));
     }
+    errors.extend(pod.spec.runtime_class.as_ref().and_then(|class| unknown_runtime(pod, class, &facts.runtimes)));
     let (volumes, wrong): (Vec<_>, Vec<_>) =
         pod.spec.volumes.iter().map(|v| volume::plan(&scope, v, facts)).partition(Result::is_ok);
     errors.extend(wrong.into_iter().filter_map(Result::err));
@@ -221,6 +224,20 @@ pub fn plan(manifest: &Manifest, index: usize, facts: &NodeFacts) -> Result<PodP
         volumes,
         unaddressed: None,
     })
+}
+
+/// What is wrong with a handler's name.
+fn unknown_runtime(pod: &Pod, class: &At<String>, runtimes: &[String]) -> Option<ManifestError> {
+    let name = &class.value;
+    if runtimes.contains(name) {
+        return None;
+    }
+    let remedy = match did_you_mean(name, runtimes.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("leave it out for the built-in runtime, or set runtimes.{name}.path in the configuration file"),
+    };
+    let message = "no runtime handler of this name is configured";
+    Some(ManifestError::new(pod.file.clone(), &class.spot, Some(name), message, remedy))
 }
 
 struct Build<'a> {
@@ -268,7 +285,7 @@ impl Build<'_> {
                 path: resources::cgroup_path(self.qos, uid),
                 resources: resources::pod(spec, self.qos, &self.facts.resources),
             },
-            runtime_handler: String::new(),
+            runtime_handler: spec.runtime_class.as_ref().map(|class| class.value.clone()).unwrap_or_default(),
             foreground: false,
             port_mappings: self.port_mappings(),
         }
@@ -578,6 +595,27 @@ mod tests {
         assert_eq!((first.len(), first.clone()), (32, uid(&text.replace("\"64Mi\"", "64Mi  # same"), "")));
         assert_ne!(first, uid(&text.replace("64Mi", "65Mi"), ""));
         assert_ne!(first, uid(text, "instance"), "a file can run twice");
+    }
+
+    #[test]
+    fn a_runtime_class_is_a_handler_of_the_configuration() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  runtimeClassName: runc\n  overhead: {memory: 64Mi}\n  \
+            containers: [{name: c, image: i, resources: {limits: {cpu: 1, memory: 1Gi}}}]\n";
+        let known = NodeFacts { runtimes: vec!["crun".into(), "runc".into()], ..facts() };
+        let config = planned(text, &known).config;
+        assert_eq!(config.runtime_handler, "runc");
+        let PodCgroup::Own { resources, .. } = config.cgroup else { panic!("a cgroup of its own") };
+        assert_eq!(resources.memory_limit_bytes, (1 << 30) + (64 << 20));
+        let refused = |text: &str, facts: &NodeFacts| match load(text.as_bytes(), "f") {
+            Ok(manifest) => plan(&manifest, 0, facts).expect_err("refused").to_string(),
+            Err(errors) => errors.to_string(),
+        };
+        let unknown = refused(text, &facts());
+        assert!(unknown.contains("f:5:") && unknown.contains("spec.runtimeClassName"), "{unknown}");
+        assert!(unknown.contains("set runtimes.runc.path in the configuration file"), "{unknown}");
+        assert!(refused(&text.replace("runc", "runk"), &known).contains("did you mean runc?"));
+        let alone = refused(&text.replace("  runtimeClassName: runc\n", ""), &known);
+        assert!(alone.contains("spec.overhead") && alone.contains("give spec.runtimeClassName"), "{alone}");
     }
 
     #[test]

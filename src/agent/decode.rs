@@ -2,11 +2,11 @@
 //!
 //! Reads each field once, with its default; what needs two fields to be judged is in `validate`.
 
-use super::decode_container::container;
+use super::decode_container::{container, resource_list};
 use super::decode_security;
 use super::decode_volume::volume;
 use super::names::{self, Wrong};
-use super::pod::{Container, DnsConfig, DnsPolicy, Metadata, PodSpec, RestartPolicy};
+use super::pod::{Container, DnsConfig, DnsPolicy, Metadata, PodSpec, ResourceList, RestartPolicy};
 use super::problem::{At, Spot};
 use super::read::{Field, Fields};
 use super::schema;
@@ -106,7 +106,21 @@ pub(super) fn spec(fields: &Fields<'_>) -> PodSpec {
         node_name: fields.get("nodeName").and_then(|f| f.string_at()),
         image_pull_secrets: fields.items("imagePullSecrets").iter().filter_map(local_ref).collect(),
         service_account: service_account(fields),
+        runtime_class: fields.get("runtimeClassName").and_then(|f| {
+            checked(&f, names::subdomain)?;
+            f.string_at()
+        }),
+        overhead: overhead(fields),
     }
+}
+
+/// It is the RuntimeClass's, which an API server writes here (plugin/pkg/admission/runtimeclass).
+fn overhead(fields: &Fields<'_>) -> ResourceList {
+    let Some(field) = fields.get("overhead") else { return ResourceList::new() };
+    if fields.get("runtimeClassName").is_none() {
+        field.wrong("an overhead without a runtimeClassName", "give spec.runtimeClassName, or leave it out");
+    }
+    resource_list(&field)
 }
 
 /// The name of an object in the pod's namespace.

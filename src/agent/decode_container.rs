@@ -252,7 +252,8 @@ fn resources(fields: &Fields<'_>) -> (ResourceList, ResourceList) {
     (limits, requests)
 }
 
-fn resource_list(field: &Field<'_>) -> ResourceList {
+/// Quantities by the resource's name.
+pub(super) fn resource_list(field: &Field<'_>) -> ResourceList {
     let mut result = ResourceList::new();
     for (name, at, value) in field.entries() {
         let spot = Spot { at, path: value.path.clone() };

@@ -37,6 +37,7 @@ pub fn plan(engine: &Engine, manifests: &[Manifest], manner: &Manner) -> Result<
             let salt = format!("{}/{index}", manner.salt);
             let network = engine.network().kind().is_some();
             let mut facts = node::facts(engine.paths(), &id, &salt, pod.spec.host_network, network)?;
+            facts.runtimes = engine.options().runtimes.keys().cloned().collect();
             if manner.log_root.is_some() {
                 facts.log_root.clone_from(&manner.log_root);
             }

@@ -155,10 +155,13 @@ fn misspelt<'a>(field: &Field<'a>, name: &'static str) -> Option<(&'a str, Mark)
 }
 
 fn refuse_kind(field: &Field<'_>, version: &str, kind: &str, spot: &Spot) {
-    const LATER: [&str; 4] = ["LimitRange", "ResourceQuota", "RuntimeClass", "PriorityClass"];
+    const LATER: [&str; 3] = ["LimitRange", "ResourceQuota", "PriorityClass"];
     let problems = field.problems();
     if LATER.contains(&kind) {
         problems.wrong(spot, kind, "this kind is not honoured by this podwright", "remove the document");
+    } else if kind == "RuntimeClass" {
+        let remedy = "remove the document; name its handler in spec.runtimeClassName, and write its overhead.podFixed as spec.overhead";
+        problems.wrong(spot, kind, "runtime handlers are those of the configuration file", remedy);
     } else if template::has_one(kind) {
         let message = format!("{version} {kind} needs a controller, which is not here");
         problems.wrong(spot, kind, message, "run one pod of its template with --template");

@@ -28,7 +28,9 @@
 //! | procMount: Unmasked | with hostUsers: false, as in Kubernetes |
 //! | subdomain, setHostnameAsFQDN: true | refused |
 //! | nodeName | refused if it is another node's; nodeSelector and affinity refused |
-//! | priority, priorityClassName, runtimeClassName, overhead, pod-level resources | refused |
+//! | runtimeClassName | a runtime handler of the configuration file: there is no API server to ask what a class means |
+//! | overhead | counted into the pod's cgroup, as by a kubelet; refused without runtimeClassName, as by an API server |
+//! | priority, priorityClassName, pod-level resources | refused |
 //! | tolerations, schedulerName, enableServiceLinks, resizePolicy, preemptionPolicy | accepted: no effect |
 //! | status, and what a server writes into metadata | accepted: no effect, so that `kubectl get -o yaml` can be run |
 //! | terminationMessagePath | a file of each attempt, mounted there |

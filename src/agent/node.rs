@@ -11,7 +11,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 /// The facts for one pod of a manifest. `salt` makes derived uids differ; `network`: a pod that is not on the host's gets addresses, when it
-/// is made.
+/// is made. What [`NodeFacts::runtimes`] there are is the caller's to know.
 ///
 /// # Errors
 /// `Internal` when /proc cannot be read.
@@ -32,6 +32,7 @@ pub fn facts(paths: &Paths, pod: &PodId, salt: &str, host_network: bool, network
         pod_dir: paths.pod_data(pod),
         secret_dir: paths.pod(pod).join("secrets"),
         seccomp_dir: paths.root.join("seccomp"),
+        runtimes: Vec::new(),
     })
 }
 

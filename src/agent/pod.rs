@@ -57,6 +57,10 @@ pub struct PodSpec {
     /// Names of Secrets, which need not be there.
     pub image_pull_secrets: Vec<At<String>>,
     pub service_account: String,
+    /// The name of a runtime handler.
+    pub runtime_class: Option<At<String>>,
+    /// What the runtime itself needs beside the containers.
+    pub overhead: ResourceList,
 }
 
 /// When an ended container is started again.

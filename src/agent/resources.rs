@@ -181,10 +181,24 @@ pub fn cgroup_path(qos: Qos, uid: &str) -> String {
     }
 }
 
-/// The numbers of the pod's cgroup: a limit only where every container has one, for else their sum bounds nothing.
+/// `needs` of the containers with the pod's overhead: a request in any case, a limit only where there is one
+/// (component-helpers/resource, PodRequests and PodLimits).
+fn with_overhead(spec: &PodSpec, mut needs: BTreeMap<String, Quantity>, limits: bool) -> BTreeMap<String, Quantity> {
+    for (name, overhead) in &spec.overhead {
+        match needs.get_mut(name) {
+            Some(need) => *need = need.plus(overhead.value),
+            None if limits => {}
+            None => _ = needs.insert(name.clone(), overhead.value),
+        }
+    }
+    needs
+}
+
+/// The numbers of the pod's cgroup: a limit only where every container has one, for else their sum bounds nothing. With its overhead, which
+/// changes no class and no container.
 pub fn pod(spec: &PodSpec, qos: Qos, node: &NodeResources) -> Resources {
-    let requests = effective(spec, |c| &c.requests);
-    let limits = effective(spec, |c| &c.limits);
+    let requests = with_overhead(spec, effective(spec, |c| &c.requests), false);
+    let limits = with_overhead(spec, effective(spec, |c| &c.limits), true);
     let everyone = || spec.init_containers.iter().chain(&spec.containers);
     let all_limited = |name: &str| everyone().all(|c| value(&c.limits, name) > Quantity::ZERO);
     let limit = |name: &str| limits.get(name).copied().filter(|_| all_limited(name)).unwrap_or_default();
@@ -331,6 +345,25 @@ mod tests {
         assert_eq!(limits(&spec(vec![], vec![full(), with("", "cpu=1")])), (200_000, 0), "each resource by itself");
         let best_effort = pod(&spec(vec![], vec![bare()]), Qos::BestEffort, &node());
         assert_eq!((best_effort.cpu_shares, best_effort.memory_limit_bytes), (2, 0));
+    }
+
+    #[test]
+    fn overhead_is_the_pods_and_no_containers() {
+        let numbers = |spec: &PodSpec| {
+            let whole = pod(spec, qos(spec), &node());
+            (qos(spec), whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes)
+        };
+        let with_it = |one: Container| PodSpec { overhead: list("cpu=250m memory=64Mi"), ..spec(vec![], vec![one]) };
+        let full = with_it(with("", "cpu=1 memory=1Gi"));
+        assert_eq!(numbers(&full), (Qos::Guaranteed, 1280, 125_000, (1 << 30) + (64 << 20)));
+        let own = container(&full, Qos::Guaranteed, &full.containers[0], &node());
+        assert_eq!((own.cpu_shares, own.cpu_quota_us, own.memory_limit_bytes), (1024, 100_000, 1 << 30));
+        assert_eq!(
+            numbers(&with_it(with("memory=1Gi", ""))),
+            (Qos::Burstable, 256, 0, 0),
+            "it limits nothing by itself"
+        );
+        assert_eq!(numbers(&with_it(with("", ""))), (Qos::BestEffort, 2, 0, 0));
     }
 
     #[test]

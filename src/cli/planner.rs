@@ -131,7 +131,8 @@ impl Planner {
         let mut views = Vec::new();
         for (index, pod) in manifest.pods.iter().enumerate() {
             let network = self.options.network.mode != NetworkMode::None;
-            let facts = crate::agent::node::facts(&self.paths, &id, "", pod.spec.host_network, network)?;
+            let mut facts = crate::agent::node::facts(&self.paths, &id, "", pod.spec.host_network, network)?;
+            facts.runtimes = self.options.runtimes.keys().cloned().collect();
             match convert::plan(manifest, index, &facts) {
                 Ok(plan) => views.push(self.pod(pod, &id, &plan)?),
                 Err(errors) => return Ok(Err(errors)),
