@@ -209,6 +209,7 @@ pub const KEYS: &[Key] = &[
         "where plugins of CNI are looked for",
     ),
     Key::new("checkpoint.criu", "", Shape::File, "the program that checkpoints containers; empty: criu of PATH"),
+    Key::new("cdi.spec_dirs", "/etc/cdi,/var/run/cdi", Shape::Directories, "specifications of devices; later ones win"),
     Key::new("nri.enable", "true", Shape::Bool, "let plugins of the Node Resource Interface connect"),
     Key::new("nri.socket", "/var/run/nri/nri.sock", Shape::Directory, "where they do"),
     Key::new("nri.request_timeout", "2s", Shape::Time { most: nri::MAX_TIMEOUT }, "how long one may take to answer"),

@@ -293,6 +293,7 @@ fn update(paths: &Paths, cgroup_root: String) {
         network: NetworkSettings::default(),
         owner: false,
         runtimes: Runtimes::new(),
+        cdi_dirs: Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {

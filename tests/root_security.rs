@@ -460,6 +460,17 @@ fn container_fields() -> Vec<Field<ContainerConfig>> {
         ("run_as_username", |c, s| security(c).run_as_username = s),
         ("add_capabilities", |c, s| security(c).capabilities.get_or_insert_default().add_capabilities = vec![s]),
         ("drop_capabilities", |c, s| security(c).capabilities.get_or_insert_default().drop_capabilities = vec![s]),
+        ("add_ambient_capabilities", |c, s| {
+            security(c).capabilities.get_or_insert_default().add_ambient_capabilities = vec![s]
+        }),
+        ("device", |c, s| {
+            c.devices.push(Device { container_path: s.clone(), host_path: s, permissions: "rw".to_owned() })
+        }),
+        ("device's permissions", |c, s| {
+            c.devices.push(Device { container_path: "/dev/x".into(), host_path: "/dev/null".into(), permissions: s })
+        }),
+        ("CDI_device", |c, s| c.cdi_devices.push(CdiDevice { name: s })),
+        ("CDI annotation", |c, s| drop(c.annotations.insert("cdi.k8s.io/x".to_owned(), s))),
         ("masked_paths", |c, s| security(c).masked_paths = vec![s]),
         ("readonly_paths", |c, s| security(c).readonly_paths = vec![s]),
         ("seccomp", |c, s| security(c).seccomp = profile(s)),

@@ -75,6 +75,7 @@ fn options() -> Result<Options> {
         network: NetworkSettings::default(),
         owner: false,
         runtimes: Runtimes::new(),
+        cdi_dirs: Vec::new(),
     })
 }
 

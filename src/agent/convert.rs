@@ -344,6 +344,8 @@ impl Build<'_> {
             args: self.scope.words(&container.args, &env, &container.spot.below("args"))?,
             working_dir: container.working_dir.clone(),
             mounts: self.mounts(container, &env)?,
+            devices: Vec::new(), // a manifest names none: device plugins are a kubelet's
+            cdi_devices: Vec::new(),
             env,
             labels,
             annotations: BTreeMap::new(),

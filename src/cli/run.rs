@@ -175,6 +175,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
         node_name: node::name()?,
         network: settings.network,
         runtimes: settings.runtimes,
+        cdi_dirs: session.config.value("cdi.spec_dirs").split(',').map(Into::into).collect(),
     })
 }
 

@@ -272,6 +272,7 @@ mod tests {
                 log: Some("/logs/c/0.log".into()),
                 image_user: String::new(),
                 image_ref: "nginx@sha256:0".into(),
+                groups: vec![],
             }),
             state: if exit.is_some() { State::Exited } else { State::Running },
             process: Some(ProcessRecord {

@@ -14,13 +14,18 @@ use super::security::{container_security, is_idmapped, pod_namespaces, refuse_sa
 use crate::cgroup::slice;
 use crate::config::CgroupDriver;
 use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
+use crate::engine::cdi;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::model::{
-    ContainerConfig, Dns, ImageVolume, Mount, NamespaceMode, PodCgroup, PodConfig, PortMapping, Propagation, Resources,
+    ContainerConfig, Device, Dns, ImageVolume, Mount, NamespaceMode, PodCgroup, PodConfig, PortMapping, Propagation,
+    Resources,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+
+/// How annotations begin that name devices of the Container Device Interface.
+const CDI_ANNOTATION: &str = "cdi.k8s.io/";
 
 /// What of the host decides about a request.
 #[derive(Debug, Clone, Copy, Default)]
@@ -145,12 +150,7 @@ pub(super) fn container(
     if config.windows.is_some() {
         return Err(Error::invalid("config.windows: this is Linux"));
     }
-    if !config.devices.is_empty() {
-        return Err(refuse("config.devices", "single devices are not in this version; privileged gives all"));
-    }
-    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
-        return Err(refuse("config.CDI_devices", "CDI is not in this version"));
-    }
+    let cdi_devices = cdi_devices(&config.cdi_devices, &config.annotations)?;
     let linux = config.linux.unwrap_or_default();
     let mut mounts = config.mounts.into_iter().map(|m| mount(m, pod, host)).collect::<Result<Vec<_>>>()?;
     Mount::by_depth(&mut mounts);
@@ -164,6 +164,8 @@ pub(super) fn container(
         working_dir: config.working_dir,
         env: config.envs.into_iter().map(env).collect::<Result<_>>()?,
         mounts,
+        devices: config.devices.into_iter().map(device).collect::<Result<_>>()?,
+        cdi_devices,
         labels: config.labels,
         annotations: config.annotations,
         log_path: path(config.log_path),
@@ -196,6 +198,43 @@ fn env(entry: criapi::KeyValue) -> Result<(String, String)> {
     // The OCI runtime spec is JSON, which holds text.
     let value = String::from_utf8(entry.value.clone()).map_err(|_| wrong("has a value that is not UTF-8"))?;
     Ok((entry.key, value))
+}
+
+fn device(device: criapi::Device) -> Result<Device> {
+    let wrong = |why: &str| Error::invalid(format!("config.devices: {:?}: {why}", device.container_path));
+    if !device.host_path.starts_with('/') || device.host_path.contains('\0') {
+        return Err(wrong(&format!("host_path {:?} is not absolute", device.host_path)));
+    }
+    if device.permissions.is_empty() || !device.permissions.chars().all(|c| "rwm".contains(c)) {
+        return Err(wrong(&format!("permissions {:?} are not of r, w and m", device.permissions)));
+    }
+    let path = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+    // A relative path in the container is below its root, as for mounts.
+    let container_path = format!("/{}", path.trim_start_matches('/'));
+    if !container_path.starts_with("/dev/") && container_path != "/dev" {
+        return Err(wrong("devices are made below /dev"));
+    }
+    Ok(Device { container_path, host_path: device.host_path.into(), permissions: device.permissions })
+}
+
+/// By the field, and by the annotations that device plugins used before there was one (kubernetes/kubernetes KEP-4009): the kubelet fills
+/// both. Each once.
+fn cdi_devices(asked: &[criapi::CdiDevice], annotations: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let annotated =
+        annotations.iter().filter(|(key, _)| key.starts_with(CDI_ANNOTATION)).flat_map(|(_, names)| names.split(','));
+    let mut all: Vec<String> = Vec::new();
+    for name in asked.iter().map(|device| device.name.as_str()).chain(annotated) {
+        if !cdi::is_name(name) {
+            return Err(Error::invalid(format!("config.CDI_devices: {name:?} is not VENDOR/CLASS=NAME")));
+        }
+        if !all.iter().any(|known| known == name) {
+            all.push(name.to_owned());
+        }
+        if all.len() > cdi::MAX_NAMES {
+            return Err(Error::invalid(format!("config.CDI_devices: more than {}", cdi::MAX_NAMES)));
+        }
+    }
+    Ok(all)
 }
 
 fn mount(mount: criapi::Mount, pod: &PodConfig, host: Host) -> Result<Mount> {
@@ -439,6 +478,24 @@ mod tests {
     }
 
     #[test]
+    fn devices_of_field_and_annotations_are_given_once() {
+        let named = |name: &str| criapi::CdiDevice { name: name.into() };
+        let config = criapi::ContainerConfig {
+            devices: vec![criapi::Device {
+                host_path: "/dev/fuse".into(),
+                permissions: "rw".into(),
+                ..Default::default()
+            }],
+            cdi_devices: vec![named("vendor.com/gpu=1"), named("vendor.com/gpu=0")],
+            annotations: [("cdi.k8s.io/plugin_x".to_owned(), "vendor.com/gpu=0,vendor.com/net=eth0".to_owned())].into(),
+            ..asked()
+        };
+        let (container, _) = container(config, &PodConfig::default(), Host::default()).expect("valid");
+        assert_eq!(container.cdi_devices, ["vendor.com/gpu=1", "vendor.com/gpu=0", "vendor.com/net=eth0"]);
+        assert_eq!(container.devices[0].container_path, "/dev/fuse");
+    }
+
+    #[test]
     fn what_is_not_honoured_of_a_container_is_refused_by_name() {
         let mount = |change: &dyn Fn(&mut criapi::Mount)| {
             let mut mount = criapi::Mount { container_path: "/m".into(), host_path: "/h".into(), ..Default::default() };
@@ -465,10 +522,21 @@ mod tests {
         let old = |c: &mut LinuxContainerSecurityContext| c.apparmor_profile = "localhost".into();
         assert!(context(&old).contains("apparmor_profile"));
         assert!(context(&|c| c.seccomp = Some(localhost.clone())).contains("absolute"));
-        let device = criapi::ContainerConfig { devices: vec![Default::default()], ..asked() };
-        assert!(refused(device).contains("config.devices"));
+        let device = |container: &str, host: &str, permissions: &str| {
+            let device = criapi::Device {
+                container_path: container.into(),
+                host_path: host.into(),
+                permissions: permissions.into(),
+            };
+            refused(criapi::ContainerConfig { devices: vec![device], ..asked() })
+        };
+        assert!(device("/dev/a", "dev/a", "rw").contains("not absolute"));
+        assert!(device("/dev/a", "/dev/a", "rx").contains("of r, w and m"));
+        assert!(device("/etc/a", "/dev/a", "r").contains("below /dev"));
         let cdi = criapi::ContainerConfig { cdi_devices: vec![Default::default()], ..asked() };
         assert!(refused(cdi).contains("CDI"));
+        let annotations = [("cdi.k8s.io/x".to_owned(), "vendor.com/a=b,c".to_owned())].into();
+        assert!(refused(criapi::ContainerConfig { annotations, ..asked() }).contains("\"c\""));
         let env = criapi::ContainerConfig { envs: vec![KeyValue { key: "A".into(), value: vec![0xff] }], ..asked() };
         assert!(refused(env).contains("UTF-8"));
         let adj = LinuxContainerResources { oom_score_adj: 2000, ..Default::default() };

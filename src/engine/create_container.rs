@@ -1,8 +1,10 @@
 //! CreateContainer: touches the disk only. There is no process to kill when it fails.
 
 use super::apparmor;
+use super::edits::Edits;
 use super::events::{Event, EventKind};
 use super::hooks::{Change, Draft};
+use super::host_devices;
 use super::ids;
 use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
@@ -29,8 +31,6 @@ const MAX_PROFILE_BYTES: u64 = 1 << 20;
 /// PATH_MAX and NAME_MAX of linux/limits.h, without the NUL.
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_NAME_BYTES: usize = 255;
-/// The most devices of the host that a privileged container is given.
-const MAX_DEVICES: usize = 4096;
 
 impl Engine {
     /// Makes a container in a pod that is ready: its spec, its record, its writable layer.
@@ -136,7 +136,9 @@ impl Engine {
         let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
         let apparmor = apparmor_of(pod, &config.security)?;
         let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, apparmor, ..host };
-        let spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
+        let mut spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
+        Edits { devices: host_devices::asked(&config.devices)?, ..Edits::default() }.apply(&mut spec)?;
+        let groups = self.cdi_edits(&config.cdi_devices, config.security.run_as_user, &mut spec)?;
         check_parts(&config.mounts, &host)?;
         let log = match (&pod.record.config.log_directory, &config.log_path) {
             (Some(directory), Some(path)) => Some(log_file(directory, path)?),
@@ -153,6 +155,7 @@ impl Engine {
             log,
             image_user: image_config.user,
             image_ref,
+            groups,
         })
     }
 }
@@ -192,7 +195,7 @@ pub fn host_facts(
         etc: etc.map(|(path, name)| (path, paths.etc(pod, name))).to_vec(),
         cgroup,
         node_name: node_name.to_owned(),
-        devices: if config.security.privileged { host_devices() } else { Vec::new() },
+        devices: if config.security.privileged { host_devices::all() } else { Vec::new() },
         seccomp: match &config.security.seccomp {
             SeccompProfile::Localhost(path) if !config.security.privileged => Some(read_profile(path)?),
             _ => None,
@@ -287,31 +290,6 @@ fn read_profile(path: &Path) -> Result<serde_json::Value> {
         )));
     }
     serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("seccomp profile {}: {e}", path.display())))
-}
-
-/// The host's device nodes below /dev, for a privileged container; what the container mounts there itself is left out.
-fn host_devices() -> Vec<(String, char, u32, u32, u32)> {
-    let mut found = Vec::new();
-    let mut directories = vec![PathBuf::from("/dev")];
-    while let Some(directory) = directories.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let skip = ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console"];
-            if skip.iter().any(|s| path == Path::new(s)) || found.len() >= MAX_DEVICES {
-                continue;
-            }
-            match sys::device(&path) {
-                Ok(Some(node)) => {
-                    found.push((path.to_string_lossy().into_owned(), node.kind, node.major, node.minor, node.mode))
-                }
-                Ok(None) if entry.file_type().is_ok_and(|t| t.is_dir()) => directories.push(path),
-                _ => {}
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[cfg(test)]

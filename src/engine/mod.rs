@@ -14,16 +14,19 @@
 pub mod adopt;
 pub mod apparmor;
 pub mod attach;
+pub mod cdi;
 mod cgroups;
 pub mod checkpoint;
 mod create_container;
 pub mod damaged;
+pub mod edits;
 pub mod etc;
 pub mod events;
 pub mod exec;
 mod forward;
-mod ids;
 pub mod hooks;
+mod host_devices;
+mod ids;
 pub mod in_use;
 pub mod kept;
 mod network;
@@ -98,6 +101,8 @@ pub struct Options {
     pub owner: bool,
     /// Other OCI runtimes, by the names of their handlers.
     pub runtimes: Runtimes,
+    /// Where specifications of the Container Device Interface are; a later directory has the higher priority.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// The engine. Cheap to clone; all clones are the same one. To be used within a tokio runtime.

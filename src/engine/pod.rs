@@ -457,6 +457,7 @@ mod tests {
             log: None,
             image_user: String::new(),
             image_ref: String::new(),
+            groups: vec![],
         };
         let mut facts = Facts::default();
         facts.containers.insert(id.clone(), Container::new(Arc::new(record)));

@@ -190,6 +190,7 @@ mod tests {
             network: NetworkSettings::default(),
             owner: false,
             runtimes: Runtimes::new(),
+            cdi_dirs: Vec::new(),
         }
     }
 

@@ -128,7 +128,10 @@ impl Engine {
                 work: writable.join("work"),
                 readonly: record.config.security.readonly_rootfs,
             },
-            user: user_choice(&record.config, &record.image_user),
+            user: UserChoice {
+                supplemental_groups: [&record.config.security.supplemental_groups[..], &record.groups].concat(),
+                ..user_choice(&record.config, &record.image_user)
+            },
             namespaces,
             seccomp: oci::seccomp(&record.config),
             stdio: Stdio {

@@ -45,6 +45,7 @@ pub fn main(args: &[OsString]) -> Result<u8> {
         network: NetworkSettings::default(), // what a pod was attached to is in its record
         owner: false,
         runtimes: Runtimes::new(),
+        cdi_dirs: Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)

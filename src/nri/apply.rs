@@ -76,7 +76,6 @@ pub fn apply(merge: &Merge, draft: &mut Draft) -> Result<()> {
 fn supported(adjust: &ContainerAdjustment, linux: &LinuxContainerAdjustment) -> Result<()> {
     let asked = [
         (adjust.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default()), "hooks"),
-        (!adjust.cdi_devices.is_empty(), "CDI devices"),
         (!linux.cgroups_path.is_empty(), "linux.cgroups_path"),
         (linux.io_priority.is_some(), "linux.io_priority"),
         (linux.seccomp_policy.is_some(), "linux.seccomp_policy"),
@@ -191,7 +190,7 @@ fn node(device: &LinuxDevice) -> Value {
 mod tests {
     use super::*;
     use crate::id::{ContainerId, PodId};
-    use crate::nriapi::{CdiDevice, Container, KeyValue, LinuxContainer, LinuxMemory, OptionalInt, OptionalInt64};
+    use crate::nriapi::{Container, KeyValue, LinuxContainer, LinuxMemory, OptionalInt, OptionalInt64};
     use crate::state::model::{ContainerConfig, Resources};
     use crate::state::record::ContainerRecord;
 
@@ -214,6 +213,7 @@ mod tests {
             log: None,
             image_user: String::new(),
             image_ref: String::new(),
+            groups: vec![],
         };
         Draft { record, resources: Resources { cpu_shares: 2, ..Resources::default() } }
     }
@@ -296,10 +296,6 @@ mod tests {
                     ..Default::default()
                 }),
                 "oom",
-            ),
-            (
-                ContainerAdjustment { cdi_devices: vec![CdiDevice { name: "v/c=d".into() }], ..Default::default() },
-                "CDI",
             ),
             (
                 ContainerAdjustment {

@@ -10,8 +10,8 @@
 //!
 //! * A plugin that does not answer in time, lies or dies is closed, and the verb goes on without it, as in containerd; one that answers
 //!   with an error fails the verb. A validator that does not answer fails it as well.
-//! * What cannot be honoured fails the container by name: OCI hooks, CDI devices, cgroup path, scheduling and I/O priority, seccomp
-//!   policy, namespaces, sysctls, network devices, RDT, memory policy, evictions. Nothing is dropped.
+//! * What cannot be honoured fails the container by name: OCI hooks, cgroup path, scheduling and I/O priority, seccomp policy,
+//!   namespaces, sysctls, network devices, RDT, memory policy, evictions. Nothing is dropped.
 //! * Plugins connect by themselves. None is started by podwright, and none is told of containers that had ended before it came.
 
 mod apply;
@@ -226,6 +226,10 @@ impl Hooks for Nri {
             let shown = convert::drafted(pod, &draft.record, &draft.resources, cgroup);
             let merge = self.registry.create(&convert::pod(pod), shown).await?;
             apply::apply(&merge, draft)?;
+            let devices: Vec<String> = merge.adjust.cdi_devices.iter().map(|device| device.name.clone()).collect();
+            if !devices.is_empty() {
+                self.engine.add_cdi_devices(&devices, draft)?;
+            }
             changes(merge.updates.into_values())
         })
     }

@@ -185,6 +185,11 @@ pub struct ContainerConfig {
     /// In the order given; a later one of the same name wins, and all win over the image's.
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Devices of the Container Device Interface, `vendor.com/class=name`, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// Below the pod's log directory; `None`: output is discarded.
@@ -198,6 +203,18 @@ pub struct ContainerConfig {
     pub security: Security,
     /// A name or number; `None`: the image's, else SIGTERM.
     pub stop_signal: Option<String>,
+}
+
+/// Devices of the host in a container (CRI `Device`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Below /dev.
+    pub container_path: String,
+    /// A node, or a directory of them.
+    pub host_path: PathBuf,
+    /// Of r, w and m.
+    pub permissions: String,
 }
 
 /// A bind mount into a container (CRI `Mount`).

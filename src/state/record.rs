@@ -200,6 +200,9 @@ pub struct ContainerRecord {
     /// `repository@digest` of the image when it has one, else its id (CRI `image_ref`).
     #[serde(default)]
     pub image_ref: String,
+    /// Groups that its devices need its processes to have, beside those that were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<u32>,
 }
 record!(ContainerRecord, "container");
 

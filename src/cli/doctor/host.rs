@@ -1,10 +1,11 @@
 //! What the host gives everyone: limits, the clock, security modules; and this program's own build.
 
 use super::{Finding, Verdict, not_readable, read};
-use crate::engine::{apparmor, checkpoint};
+use crate::engine::{apparmor, cdi, checkpoint};
 use crate::error::describe_io;
 use crate::sys::probe;
 use std::io::Read;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 const AREA: &str = "host";
@@ -20,7 +21,7 @@ const PLAUSIBLE_SECS: u64 = 1_767_225_600;
 /// elf(5): the type of a program header that names the dynamic linker.
 const PT_INTERP: u32 = 3;
 
-pub(super) fn check() -> Vec<Finding> {
+pub(super) fn check(cdi_dirs: &[PathBuf]) -> Vec<Finding> {
     vec![
         nofile(),
         sysctl("kernel.pid_max", WANTED_PIDS, "the number of processes and threads of the whole host"),
@@ -29,6 +30,7 @@ pub(super) fn check() -> Vec<Finding> {
         apparmor(),
         selinux(),
         criu(),
+        cdi(cdi_dirs),
         clock(),
         build(),
     ]
@@ -107,6 +109,20 @@ fn criu() -> Finding {
     match checkpoint::find_criu(None) {
         Ok(path) => Finding::ok(AREA, "criu", path.display().to_string(), why),
         Err(_) => Finding::ok(AREA, "criu", "not installed: no checkpoints", why),
+    }
+}
+
+fn cdi(directories: &[PathBuf]) -> Finding {
+    let why = "devices that a kubelet's plugins name by the Container Device Interface";
+    match cdi::survey(directories) {
+        Ok((count, problems)) => {
+            let finding = Finding::ok(AREA, "CDI devices", count.to_string(), why);
+            match problems.first() {
+                None => finding,
+                Some(first) => finding.but(Verdict::Warn, format!("mend or remove {first}")),
+            }
+        }
+        Err(e) => Finding::ok(AREA, "CDI devices", "not known", why).but(Verdict::Warn, e.to_string()),
     }
 }
 

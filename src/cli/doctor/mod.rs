@@ -16,6 +16,7 @@ use super::output::{self, Format};
 use crate::error::{Result, describe_io};
 use serde::Serialize;
 use std::io;
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,7 +96,8 @@ pub(super) fn run(args: &DoctorArgs, session: &Session) -> Result<u8> {
     checks.extend(storage::check(&settings));
     checks.extend(network::check(&settings));
     checks.extend(records::check(&settings));
-    checks.extend(host::check());
+    let cdi: Vec<PathBuf> = session.config.value("cdi.spec_dirs").split(',').map(PathBuf::from).collect();
+    checks.extend(host::check(&cdi));
     let count = |verdict| checks.iter().filter(|finding| finding.verdict == verdict).count();
     let (fail, warn, ok) = (count(Verdict::Fail), count(Verdict::Warn), count(Verdict::Ok));
     match session.format {
