@@ -78,6 +78,8 @@ async fn devices_that_are_named_are_there_with_what_may_be_done_and_no_others() 
     assert_eq!(none.matches("No such file").count(), 2, "{none}");
     let file = config(vec![device("/dev/x", &dir.join("file"), "r")]);
     refused(&mut node, &pod, &sandbox, file, &["file", "neither a device nor"]).await;
+    let missing = config(vec![device("/dev/x", &dir.join("missing"), "r")]);
+    refused(&mut node, &pod, &sandbox, missing, &["missing", "load its driver"]).await;
     let above = config(vec![device("/dev/../etc/x", &dir.join("fuse"), "r")]);
     refused(&mut node, &pod, &sandbox, above, &["below /dev"]).await;
     node.remove_pod(&pod).await.expect("remove");

@@ -5,6 +5,7 @@ use crate::error::{Context, Error, Result};
 use crate::state::model::Device;
 use crate::sys;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub(super) fn asked(devices: &[Device]) -> Result<Vec<DeviceNode>> {
     let mut nodes = Vec::new();
     for device in devices {
         let at = |e: Error| e.context(format!("device {}", device.host_path.display()));
-        let meta = std::fs::metadata(&device.host_path).context(|| "look").map_err(at)?;
+        let meta = look(&device.host_path)?;
         if meta.is_dir() {
             below(&device.host_path, &device.container_path, device, MAX_DEPTH, &mut nodes).map_err(at)?;
             continue;
@@ -56,10 +57,21 @@ fn below(directory: &Path, path: &str, asked: &Device, depth: usize, nodes: &mut
 /// A node of the host; its path and access are the caller's to say.
 ///
 /// # Errors
-/// `InvalidArgument` when it is none; those of stat(2).
+/// `InvalidArgument` when it is none, `FailedPrecondition` when nothing is there; those of stat(2).
 pub(super) fn node_at(path: &Path) -> Result<DeviceNode> {
-    let meta = std::fs::metadata(path).context(|| format!("look at {}", path.display()))?;
+    let meta = look(path)?;
     node_of(&meta).ok_or_else(|| Error::invalid(format!("{} is no device", path.display())))
+}
+
+/// Links followed. A device that is not there may come: it is the host's to have, and not podwright's own failure.
+fn look(path: &Path) -> Result<Metadata> {
+    match std::fs::metadata(path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput) => {
+            let remedy = "load its driver, or leave it out";
+            Err(Error::precondition(format!("device {:?} is not there: {remedy}", path.display().to_string())))
+        }
+        meta => meta.context(|| format!("look at {}", path.display())),
+    }
 }
 
 fn node_of(meta: &Metadata) -> Option<DeviceNode> {
