@@ -244,7 +244,8 @@ fn listen_in_turn(
                 // It is this process's child, so its number stays its own until it is reaped here.
                 let pidfd = pidfd::pidfd_open(pid).map_err(os)?;
                 let first = std::mem::replace(child, Born { pid, pidfd });
-                let _ = pidfd::kill_and_reap(first.pidfd.as_fd()); // it has nothing left to do, and is ours
+                // It has yet to tell the other one that it is heard of; killed before that the other one ends as well. It is ours.
+                let _ = pidfd::let_end_and_reap(first.pidfd.as_fd());
             }
         }
     }

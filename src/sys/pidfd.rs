@@ -24,6 +24,15 @@ pub fn kill_and_reap(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Reaps a child that is about to end by itself. One that does not within [`DEATH_WAIT`] is killed.
+///
+/// # Errors
+/// As [`kill_and_reap`].
+pub fn let_end_and_reap(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    super::poll::poll_until(pidfd, super::poll::Interest::Read, DEATH_WAIT)?;
+    kill_and_reap(pidfd)
+}
+
 /// `pidfd_open(pid, 0)`, pidfd_open(2). The pid may by now be another process's: compare the start time afterwards.
 ///
 /// # Errors
