@@ -134,6 +134,20 @@ fn a_failing_init_container_means_that_no_app_ever_existed() {
 }
 
 #[test]
+fn a_sidecar_that_cannot_start_holds_the_app_back() {
+    let machine = Machine::with_busybox();
+    let told = machine.dir("told");
+    let sidecar = "  initContainers:\n  - {name: s, image: busybox, restartPolicy: Always, command: [/bin/nothing]}\n";
+    let manifest = pod_of(&[], &[("app", "touch /scratch/app")], &format!("{NEVER}{sidecar}"));
+    let manifest = manifest.replace("emptyDir: {}", &format!("hostPath: {{path: {}}}", told.display()));
+    let ended = machine.run_with(&manifest, &["--timeout", "2s"]);
+    ended.code(124);
+    assert!(ended.stderr.contains("container s ended with 128 (StartError): "), "{}", ended.stderr);
+    assert_eq!(fs::read_dir(&told).expect("list").count(), 0, "nothing after it ran");
+    machine.assert_as_before();
+}
+
+#[test]
 fn a_container_is_started_again_only_when_its_policy_says_so() {
     let machine = Machine::with_busybox();
     let second_time_ok = "test -e /scratch/been && echo again && exit 0; touch /scratch/been; echo first; exit 5";

@@ -61,7 +61,12 @@ pub enum Ask {
 
 /// What the tasks of containers tell the loop.
 enum News {
-    Running(usize, ContainerId),
+    /// There is a container; `runs`: its program does.
+    Made {
+        index: usize,
+        id: ContainerId,
+        runs: bool,
+    },
     Ended(usize, u32, ExitRecord),
 }
 
@@ -220,8 +225,8 @@ impl Runner<'_> {
             (self.engine.clone(), self.pod.clone(), self.observer.clone(), self.news.clone());
         let previous = self.current[index].take();
         tokio::spawn(async move {
-            let exit = match one_life(&engine, &pod, &container, attempt, &*observer, |id| {
-                let _ = news.send(News::Running(index, id)); // the loop ends only after the last container has
+            let exit = match one_life(&engine, &pod, &container, attempt, &*observer, |id, runs| {
+                let _ = news.send(News::Made { index, id, runs }); // the loop ends only after the last container has
             })
             .await
             {
@@ -255,9 +260,11 @@ impl Runner<'_> {
 
     fn hear(&mut self, news: News, stopping: bool) {
         match news {
-            News::Running(index, id) => {
+            News::Made { index, id, runs } => {
                 self.current[index] = Some(id);
-                self.observed[index].state = State::Running;
+                if runs {
+                    self.observed[index].state = State::Running;
+                }
             }
             News::Ended(index, attempt, exit) if attempt == self.observed[index].restarts => {
                 let code = exit.status.code();
@@ -298,16 +305,16 @@ async fn one_life(
     container: &ContainerPlan,
     attempt: u32,
     observer: &dyn Observer,
-    running: impl FnOnce(ContainerId),
+    made: impl FnOnce(ContainerId, bool),
 ) -> Result<ExitRecord> {
     let config = container.attempt(attempt);
     let file = container.message_file(attempt);
-    let made = file.clone();
-    crate::engine::blocking(move || message::prepare(&made)).await?;
+    let prepared = file.clone();
+    crate::engine::blocking(move || message::prepare(&prepared)).await?;
     let id = engine.create_container(pod, config).await?;
     let log = engine.container_status(&id)?.record.log.clone();
     let started = engine.start_container(&id).await;
-    running(id.clone());
+    made(id.clone(), started.is_ok());
     if started.is_ok() {
         observer.started(container, &id, attempt, log.as_deref());
     }
