@@ -200,6 +200,14 @@ async fn a_pod_of_another_runtime_outlives_its_daemon() {
         node.start_with(|command| {
             command.env("PODWRIGHT_CONFIG", &config);
         });
+        let request = CheckpointContainerRequest {
+            container_id: main.clone(),
+            location: "/tmp/checkpoint.tar".to_owned(),
+            ..Default::default()
+        };
+        let refused = node.runtime.checkpoint_container(request).await.expect_err("not by another runtime");
+        assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+        assert!(refused.message().contains(&format!("runtime handler {handler:?}")), "{refused}");
         let touched = node.exec(&main, &["touch", "/tmp/go"], 60).await.expect("exec");
         assert_eq!(touched.exit_code, 0, "{handler}");
         assert_eq!(node.exited(&main).await.exit_code, 9, "{handler}");

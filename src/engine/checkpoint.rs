@@ -94,6 +94,13 @@ impl Engine {
         let until = Instant::now() + timeout;
         let pod = self.reachable_of(id).await?;
         let doing = || format!("checkpoint container {}", id.short());
+        let handler = &pod.record.config.runtime_handler;
+        if !handler.is_empty() {
+            let why = format!(
+                "its pod is of runtime handler {handler:?}; containers of the built-in runtime are checkpointed"
+            );
+            return Err(Error::unsupported(why).context(doing()));
+        }
         let subject = self.subject(pod, id).context(doing)?;
         let criu = criu::find(self.0.checkpoints.get().and_then(|settings| settings.criu.as_deref())).context(doing)?;
         let target = Target::open(location).context(doing)?;
