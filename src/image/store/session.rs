@@ -326,6 +326,7 @@ impl Store {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.context(|| format!("remove {}", path.display()))?;
         }
+        let _lock = self.exclusive()?; // a sweep that has seen the directory opens the lock in it, and would make it anew
         remove_file(&dir.join("lock"))?;
         std::fs::remove_dir(dir).context(|| format!("rmdir {}", dir.display()))
     }
