@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, log_text, script};
-use fixtures::machine::{Machine, Running};
+use fixtures::machine::{Machine, PATIENCE, Running, until};
 use podwright::criapi::*;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ async fn a_pod_lives_from_run_to_remove_as_its_statuses_say() {
     assert_eq!((&status.labels, &status.annotations), (&config.labels, &config.annotations));
     assert_eq!(status.metadata, config.metadata);
 
-    let mut asked = script("c", "echo out; echo err >&2; trap 'exit 7' TERM; while :; do sleep 0.05; done");
+    let mut asked = script("c", "trap 'exit 7' TERM; echo out; echo err >&2; while :; do sleep 0.05; done");
     let source = node.machine.dir("volume");
     asked.mounts =
         vec![Mount { container_path: "/data".into(), host_path: source.display().to_string(), ..Mount::default() }];
@@ -89,6 +89,7 @@ async fn a_pod_lives_from_run_to_remove_as_its_statuses_say() {
     assert_eq!(String::from_utf8_lossy(&hostname.stdout), "web\n");
     assert!(std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs").contains("while"));
 
+    until(PATIENCE, || if log_text(&log, "stderr") == "err\n" { Ok(()) } else { Err("it has no trap yet".to_owned()) });
     node.stop_container(&id, 30).await.expect("stop");
     let exited = node.status(&id).await.expect("status");
     assert_eq!(exited.state(), ContainerState::ContainerExited);
@@ -410,7 +411,7 @@ async fn a_log_is_rotated_without_a_lost_line() {
         rotated.push(to);
     }
     rotated.push(log.clone());
-    fixtures::machine::until(fixtures::machine::PATIENCE, || {
+    until(PATIENCE, || {
         let all: String = rotated.iter().map(|path| log_text(path, "stdout")).collect();
         if all.ends_with("end\n") { Ok(()) } else { Err("not at its end".to_owned()) }
     });
@@ -433,9 +434,7 @@ async fn cpu_time_is_that_of_the_kernel_and_exited_containers_have_none() {
     let mut node = Node::new().await;
     let (pod, id) = node.pod_with("p", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo end; sleep 1000").await;
     let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
-    fixtures::machine::until(fixtures::machine::PATIENCE, || {
-        if log_text(&log, "stdout") == "end\n" { Ok(()) } else { Err("it counts".to_owned()) }
-    });
+    until(PATIENCE, || if log_text(&log, "stdout") == "end\n" { Ok(()) } else { Err("it counts".to_owned()) });
     let pid = pid_of(&mut node, &id).await;
     let stats = node.runtime.container_stats(ContainerStatsRequest { container_id: id.clone() }).await;
     let stats = stats.expect("stats").into_inner().stats.expect("there");
@@ -545,7 +544,7 @@ async fn a_killed_daemon_is_followed_by_one_that_knows_everything() {
     let before = node.status(&id).await.expect("status");
     let pid = pid_of(&mut node, &id).await;
     node.kill();
-    fixtures::machine::until(fixtures::machine::PATIENCE, || {
+    until(PATIENCE, || {
         let exit = std::fs::read_dir(node.machine.state().join("pods").join(&other).join("containers").join(&ended));
         let there = exit.expect("its directory").flatten().any(|e| e.file_name() == "exit.json");
         if there { Ok(()) } else { Err("it has not ended without a daemon".to_owned()) }
