@@ -1,6 +1,7 @@
 //! [`Error`] -> [`Status`]: the only place that makes one.
 
 use crate::error::{Error, Kind};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use tonic::{Code, Status};
 
@@ -34,16 +35,19 @@ fn message(text: &str) -> String {
         c if c.is_control() => write!(told, "{}", c.escape_default()).unwrap_or_default(), // to a string
         c => told.push(c),
     };
+    // Once before, for it may be long, and once after, for what was escaped is longer.
+    shortened(text).chars().for_each(|c| put(&mut told, c));
+    shortened(&told).into_owned()
+}
+
+/// The beginning and the end of what is too long.
+fn shortened(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_MESSAGE_BYTES {
-        text.chars().for_each(|c| put(&mut told, c));
-        return told;
+        return Cow::Borrowed(text);
     }
     let beginning = text.floor_char_boundary(BEGINNING_BYTES);
-    let end = text.floor_char_boundary(text.len() - (MAX_MESSAGE_BYTES - BEGINNING_BYTES));
-    text[..beginning].chars().for_each(|c| put(&mut told, c));
-    told.push_str(" [...] ");
-    text[end..].chars().for_each(|c| put(&mut told, c));
-    told
+    let end = text.ceil_char_boundary(text.len() - (MAX_MESSAGE_BYTES - BEGINNING_BYTES));
+    Cow::Owned(format!("{} [...] {}", &text[..beginning], &text[end..]))
 }
 
 /// The same for PullImage: from a message that begins so, and has no code, the kubelet makes a reason of its own instead of ErrImagePull
@@ -83,6 +87,7 @@ mod tests {
         let told = status(&long);
         assert!(told.message().starts_with("run pod: \u{e9}") && told.message().ends_with(": is no name"));
         assert!(told.message().len() <= MAX_MESSAGE_BYTES + 16, "{}", told.message().len());
+        assert!(message(&"\0".repeat(MAX_MESSAGE_BYTES)).len() <= MAX_MESSAGE_BYTES + 16, "what is escaped is longer");
         assert_eq!(message("a\u{1b}[2Jb\r\0\n\tc"), "a\\u{1b}[2Jb\\r\\u{0}\n\tc");
     }
 }
