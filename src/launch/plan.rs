@@ -132,7 +132,7 @@ impl Plan {
         Ok(Plan {
             root: root(launch, &spec)?,
             mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
-            devices: device_nodes(&spec)?,
+            devices: device_nodes(&spec, ids.as_ref())?,
             ids,
             masked,
             readonly,

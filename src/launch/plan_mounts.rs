@@ -395,7 +395,7 @@ const DEFAULT_DEVICES: [(&str, (u32, u32)); 6] =
 const NOT_DEVICES: [&[u8]; 2] = [b"console", b"ptmx"];
 
 /// The nodes of /dev: those of the spec, and the default ones that it does not name.
-pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
+pub(super) fn device_nodes(spec: &Spec, ids: Option<&IdMap>) -> Result<Vec<Node>, StartError> {
     let listed = spec.linux().as_ref().and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if listed.len() > MAX_DEVICES {
         return Err(refused(format!("linux.devices: {} of them, and {MAX_DEVICES} are allowed", listed.len())));
@@ -417,12 +417,20 @@ pub(super) fn device_nodes(spec: &Spec) -> Result<Vec<Node>, StartError> {
             LinuxDeviceType::P => (NodeKind::Fifo, 0o666),
             LinuxDeviceType::A => return Err(refused(format!("{field}: type `a` is for rules, not for devices"))),
         };
+        let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+        let owner = match ids {
+            None => (uid, gid),
+            // As it is seen in there: /dev has no mapped ids.
+            Some(map) => map.uids.to_host(uid).zip(map.gids.to_host(gid)).ok_or_else(|| {
+                refused(format!("{field}: its owner {uid}:{gid} is nobody in the pod's user namespace"))
+            })?,
+        };
         let node = Node {
             path: text(&field, path)?,
             kind,
             numbers: (number(device.major())?, number(device.minor())?),
             mode: device.file_mode().unwrap_or(mode) & 0o7777,
-            owner: Some((device.uid().unwrap_or(0), device.gid().unwrap_or(0))),
+            owner: Some(owner),
         };
         nodes.retain(|known| known.path != node.path);
         nodes.push(node);
