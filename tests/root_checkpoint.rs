@@ -272,3 +272,37 @@ async fn a_daemon_that_is_killed_at_it_leaves_no_container_frozen() {
         node.assert_clean().await;
     }
 }
+
+#[tokio::test]
+async fn a_criu_that_outlives_its_daemon_freezes_nothing_again() {
+    let machine = Machine::with_busybox();
+    let program = machine.temp.path().join("criu");
+    let set = program.clone();
+    let mut node = Node::of(machine, move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", set);
+    })
+    .await;
+    let pid = node.machine.temp.path().join("pid");
+    // As the real one does, which puts back what it found.
+    let text = "while [ $1 != --freeze-cgroup ]; do shift; done; sleep 2; echo 1 >$2/cgroup.freeze";
+    stand_in(&node, &format!("echo $$ >{0}.new; mv {0}.new {0}; {text}", pid.display()));
+    let (log, id) = counting(&mut node, "p", false, false).await;
+    let location = node.machine.dir("checkpoints").join("a.tar").display().to_string();
+    let mut runtime = node.runtime.clone();
+    let asked = tokio::spawn(async move {
+        runtime.checkpoint_container(CheckpointContainerRequest { container_id: id, location, timeout: 60 }).await
+    });
+    while !pid.exists() {
+        tokio::task::yield_now().await;
+    }
+    node.kill();
+    asked.await.expect("asked").expect_err("its daemon is gone");
+    node.start_with(|daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", &program);
+    });
+    let criu = PathBuf::from("/proc").join(std::fs::read_to_string(&pid).expect("it ran").trim());
+    until(PATIENCE, || if criu.exists() { Err("it is still there".to_owned()) } else { Ok(()) });
+    goes_on(&log);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}

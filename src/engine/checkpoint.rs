@@ -136,6 +136,11 @@ impl Engine {
         Ok(Subject { pod, record, process, cgroup, work })
     }
 
+    /// By the mark, for another process may be at it, or was.
+    pub(super) fn is_being_checkpointed(&self, id: &ContainerId) -> bool {
+        self.work_of(id).exists()
+    }
+
     fn work_of(&self, id: &ContainerId) -> PathBuf {
         self.paths().writable(id).join("checkpoint")
     }
@@ -175,6 +180,8 @@ impl Engine {
         if !work.exists() {
             return;
         }
+        // The criu of that daemon would put back what it found, when it ends: frozen.
+        criu::end_strays(id);
         let thawed = self.open_cgroup(&pod.container_cgroup(id)).and_then(|cgroup| cgroup.thaw());
         // One that is gone has nobody in it to be thawed.
         let thawed = thawed.or_else(|e| if e.kind() == Kind::NotFound { Ok(()) } else { Err(e) });

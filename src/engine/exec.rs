@@ -183,6 +183,11 @@ impl Engine {
         if config.args.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("exec: no command"));
         }
+        // It would be born frozen, and the pod's shim would wait for it.
+        if self.is_being_checkpointed(id) {
+            let why = format!("container {} is being checkpointed; try again", id.short());
+            return Err(Error::new(Kind::Unavailable, why));
+        }
         let shim = pod.shim_soon().await?;
         if tty && shim.version() < INTERACTION {
             return Err(Error::unsupported("the pod was made by an older podwright, whose execs have no terminal"));

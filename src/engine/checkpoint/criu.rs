@@ -3,7 +3,9 @@
 //! What a container has from outside is named to it as external: it would look for the rest in vain, or write a host's volume into the archive.
 
 use crate::error::{Context, Error, Result};
+use crate::id::ContainerId;
 use crate::network::cni::exec::{self, Call};
+use crate::network::cni::strays;
 use crate::state::record::{ContainerRecord, Process};
 use crate::sys;
 use std::collections::BTreeSet;
@@ -11,6 +13,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Where it is looked for besides PATH, which a service need not have; and its own PATH.
@@ -26,6 +29,8 @@ const LOG_TAIL: u64 = 64 << 10;
 const ERRORS_TOLD: usize = 3;
 /// File systems that a container's mount namespace has of its own, and criu makes anew.
 const OWN: [&str; 4] = ["proc", "sysfs", "tmpfs", "devpts"];
+/// How long the criu of a killed daemon may take to end by itself, which leaves the container's network as it was; a dump takes a second.
+const STRAYS_PATIENCE: Duration = Duration::from_secs(5);
 /// What is the pod's.
 const OF_THE_POD: [&str; 2] = ["/dev/shm", "/dev/mqueue"];
 
@@ -47,6 +52,16 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf> {
             "there is no criu on this host; install the package criu, or name the program with checkpoint.criu",
         )
     })
+}
+
+/// Waits for the criu that a killed daemon left at work on a container, and kills one that takes too long. Blocks.
+pub(super) fn end_strays(id: &ContainerId) {
+    strays::end_with(&mark(id), STRAYS_PATIENCE);
+}
+
+/// In the environment of a criu: whose it is.
+fn mark(id: &ContainerId) -> String {
+    format!("PODWRIGHT_CHECKPOINT_OF={id}")
 }
 
 /// Whether a pid is still that process's.
@@ -96,7 +111,8 @@ pub(super) fn dump(
     if !is_same(process) {
         return Err(Error::precondition("it has ended"));
     }
-    let env = vec![("PATH".to_owned(), DIRECTORIES.join(":") + ":/bin")];
+    let mut env = vec![("PATH".to_owned(), DIRECTORIES.join(":") + ":/bin")];
+    env.extend(mark(&record.id).split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
     let call = Call { program: program.to_owned(), args, env, stdin: Vec::new(), until };
     Ok((call, work.join(LOG)))
 }

@@ -29,7 +29,7 @@ mod netns;
 mod plugins;
 pub(super) mod result;
 mod status;
-mod strays;
+pub mod strays;
 mod version;
 
 use super::{Attachment, INTERFACE, Kind as NetworkKind, Request};

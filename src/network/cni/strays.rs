@@ -25,15 +25,19 @@ pub fn end(pod: &PodId) -> usize {
 }
 
 fn end_within(pod: &PodId, patience: Duration) -> usize {
+    end_with(&format!("CNI_CONTAINERID={pod}"), patience)
+}
+
+/// The same for processes with this `NAME=value` in their environment, which may take so long to end by themselves.
+pub fn end_with(wanted: &str, patience: Duration) -> usize {
     let until = Instant::now() + patience;
-    let wanted = format!("CNI_CONTAINERID={pod}");
     let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut ended = 0;
-    for pid in pids.filter(|pid| *pid != std::process::id() && has(*pid, &wanted)) {
+    for pid in pids.filter(|pid| *pid != std::process::id() && has(*pid, wanted)) {
         // It may have ended meanwhile, and the number be another's: judged again with the pidfd open.
         let Ok(pidfd) = sys::pidfd::pidfd_open(pid) else { continue };
-        if !has(pid, &wanted) {
+        if !has(pid, wanted) {
             continue;
         }
         ended += 1;
