@@ -110,7 +110,7 @@ fn a_shell_has_this_terminal_and_leaves_it_as_it_was() {
 
     // Without a terminal here there is one there all the same.
     let ended = ask(&machine, &["exec", "-t", "p", "--", "sh", "-c", "tty; exit 3"]);
-    assert_eq!(ended.code(3).stdout, "/dev/pts/0\r\n");
+    assert!(ended.code(3).stdout.starts_with("/dev/pts/"), "{}", ended.stdout);
     ask(&machine, &["exec", "-t", "p", "--", "nothing"]).code(127);
     ask(&machine, &["stop", "p"]).code(0);
     run.wait().code(0);
