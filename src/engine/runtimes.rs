@@ -82,12 +82,16 @@ impl Engine {
         if let Some((_, features)) = remembered().get(program).filter(|(of, _)| *of == mark) {
             return *features;
         }
-        let features = ask(program).await.unwrap_or_else(|e| {
-            tracing::info!("{e}: no feature is promised for its pods");
-            Features::default()
-        });
-        remembered().insert(program.to_owned(), (mark, features));
-        features
+        match ask(program).await {
+            Ok(features) => {
+                remembered().insert(program.to_owned(), (mark, features));
+                features
+            }
+            Err(e) => {
+                tracing::info!("{e}: no feature is promised for its pods");
+                Features::default()
+            }
+        }
     }
 }
 
@@ -103,7 +107,7 @@ async fn ask(program: &Path) -> Result<Features> {
     .await
     .context(doing)?;
     if !said.status.success() {
-        return Err(Error::unsupported(format!("{}: {}", said.status, said.stderr))).context(doing);
+        return Ok(Features::default()); // it does not know the question
     }
     features(&said.stdout).context(doing)
 }

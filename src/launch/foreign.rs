@@ -18,12 +18,12 @@ use super::user::{self, Resolved};
 use super::{Child, ChildStdio, StartError, Started, Step, image_volume, libc_errno};
 use crate::state::model::NamespaceMode;
 use crate::state::record::{self, Durability, User};
-use crate::sys::clone;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
 use crate::sys::ns::{self, NsFlags};
 use crate::sys::openat2::{self, Links, Open};
 use crate::sys::poll::{Interest, poll_until};
 use crate::sys::wait::{self, Wait};
+use crate::sys::{clone, confine};
 use crate::sys::{exec, fs, pidfd, session, socket};
 use crate::wire::{self, Launch, Runtime};
 use serde::Deserialize;
@@ -39,6 +39,10 @@ use std::time::Duration;
 /// How long one call of a runtime may take. runc takes 50 ms; while it does, the pod's other containers wait for their logs. Two calls and what
 /// is between them are within what the engine allows a start, 60 s.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// The same for forgetting a container, which is a matter of order: what is left goes with its directory.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read of a list of processes, in bytes: of a container that has one.
+const MAX_PROCS_BYTES: usize = 4096;
 /// What is read of a runtime's log, in bytes: its last words are what is told.
 const MAX_LOG_BYTES: u64 = 64 << 10;
 /// What is told of them, in bytes.
@@ -132,6 +136,7 @@ impl<'a> Bundle<'a> {
         let pid = |of: BorrowedFd<'_>| pidfd::pid_of(of).map_err(os(Step::Namespace, ""));
         // Refuses what the built-in one refuses, by the same rules.
         let plan = Plan::new(launch)?;
+        trees::watch(&plan)?;
         let cgroups_path = path_below_cgroup2(cgroup)?;
         let images = image_volumes(launch, &plan)?;
         self.make_directories(&images.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>())?;
@@ -152,11 +157,24 @@ impl<'a> Bundle<'a> {
         let console = Console::wanted(&stdio, &self.path, "console")?;
         let mut words = vec!["create", "--bundle", ".", "--pid-file", "pid"];
         words.extend(console.iter().flat_map(|console| ["--console-socket", console.name]));
-        self.call(&words, &stdio, Some(&view), None)?;
+        self.call(&words, &stdio, Some(&view), None, CALL_TIMEOUT)?;
         drop(stdio); // the container's are the only ones left
         let terminal = console.map(|console| console.master()).transpose()?;
         let child = self.child("pid")?;
-        self.call(&["start"], &ChildStdio::Terminal, None, None)?;
+        // It waits, so it is where it was put. These runtimes make a cgroup that is missing, without a limit: one that was removed, for the
+        // engine has given this start up.
+        let placed = match is_in(cgroup, child.process.pid) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(StartError::refused(Step::Runtime, "its process is not in the cgroup that was made for it"))
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = placed {
+            let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // ours, and in no cgroup of ours; if it stays, `delete` tries it again
+            return Err(e);
+        }
+        self.call(&["start"], &ChildStdio::Terminal, None, None, CALL_TIMEOUT)?;
         Ok(Started { child, user, terminal, warnings: Vec::new() })
     }
 
@@ -181,7 +199,12 @@ impl<'a> Bundle<'a> {
         // A cgroup of its own, made by the caller: what it leaves behind can be told and killed.
         let mut words = vec!["exec", "--detach", "--cgroup", &name, "--process", &process, "--pid-file", &pid];
         words.extend(listener.iter().flat_map(|console| ["--console-socket", console.name]));
-        let started = self.call(&words, stdio, None, Some(oom_score_adj)).and_then(|()| {
+        // A container that has used up its CPU slows the runtime in it as well, and the pod waits meanwhile.
+        let patience = match exec.timeout_ns {
+            0 => CALL_TIMEOUT,
+            timeout => CALL_TIMEOUT.min(Duration::from_nanos(timeout)),
+        };
+        let started = self.call(&words, stdio, None, Some(oom_score_adj), patience).and_then(|()| {
             let child = self.child(&pid)?;
             Ok((child, listener.map(|console| console.master()).transpose()?))
         });
@@ -192,7 +215,7 @@ impl<'a> Bundle<'a> {
     }
 
     fn delete(&self) -> Result<(), StartError> {
-        self.call(&["delete", "--force"], &ChildStdio::Terminal, None, None)
+        self.call(&["delete", "--force"], &ChildStdio::Terminal, None, None, DELETE_TIMEOUT)
     }
 
     fn make_directories(&self, images: &[String]) -> Result<(), StartError> {
@@ -210,14 +233,15 @@ impl<'a> Bundle<'a> {
             .map_err(|e| StartError::refused(Step::Plan, e.to_string()))
     }
 
-    /// Calls the runtime, and waits for its end. Its own streams are `stdio`, which a container keeps; /dev/null with a terminal. With
-    /// `oom_score_adj`, that is what the process it makes inherits.
+    /// Calls the runtime, and waits for its end, from when it is executed at most for `patience`. Its own streams are `stdio`, which a
+    /// container keeps; /dev/null with a terminal. With `oom_score_adj`, that is what the process it makes inherits.
     fn call(
         &self,
         words: &[&str],
         stdio: &ChildStdio,
         view: Option<&View<'_>>,
         oom_score_adj: Option<i64>,
+        patience: Duration,
     ) -> Result<(), StartError> {
         let verb = words.first().copied().unwrap_or_default();
         let told =
@@ -232,6 +256,7 @@ impl<'a> Bundle<'a> {
         let log = self.path.join("log");
         let _ = std::fs::remove_file(&log); // of the call before; absent at the first
         let command = self.command(words, &log, oom_score_adj)?;
+        let shim = std::process::id();
         let null = std::fs::File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(os(Step::Device, "/dev/null"))?;
         let streams = match stdio {
@@ -241,7 +266,7 @@ impl<'a> Bundle<'a> {
         let (mut reports, reporter) = report::pipe()?;
         let forked = clone::fork().map_err(os(Step::Clone, ""))?;
         let Some(pid) = forked else {
-            let failed = command.become_it(streams, view, &reporter);
+            let failed = command.become_it(shim, streams, view, &reporter);
             reporter.send(Message::Failed(failed));
             clone::exit_now(1);
         };
@@ -254,9 +279,9 @@ impl<'a> Bundle<'a> {
             }
             Ok(Some(_)) => Err(told("an unexpected report".to_owned())),
         };
-        let ended = ran.and_then(|()| match poll_until(child.as_fd(), Interest::Read, CALL_TIMEOUT) {
+        let ended = ran.and_then(|()| match poll_until(child.as_fd(), Interest::Read, patience) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(told(format!("it has not ended within {} s", CALL_TIMEOUT.as_secs()))),
+            Ok(false) => Err(told(format!("it has not ended within {} s", patience.as_secs_f64()))),
             Err(e) => Err(told(crate::error::describe_io(&e))),
         });
         if let Err(e) = ended {
@@ -273,8 +298,7 @@ impl<'a> Bundle<'a> {
     }
 
     fn command(&self, words: &[&str], log: &Path, oom_score_adj: Option<i64>) -> Result<Command, StartError> {
-        let mut argv =
-            vec![c_path(Path::new(&self.runtime.name))?, c"--root".to_owned(), c_path(&self.path.join(STATE))?];
+        let mut argv = vec![c_path(&self.runtime.path)?, c"--root".to_owned(), c_path(&self.path.join(STATE))?];
         argv.extend([c"--log".to_owned(), c_path(log)?, c"--log-format".to_owned(), c"json".to_owned()]);
         for word in words.iter().copied().chain([self.id.as_str()]) {
             argv.push(c_path(Path::new(word))?);
@@ -350,8 +374,16 @@ struct Command {
 
 impl Command {
     /// In the child: returns only what went wrong.
-    fn become_it(&self, streams: [BorrowedFd<'_>; 3], view: Option<&View<'_>>, reporter: &Reporter) -> Failed {
+    fn become_it(
+        &self,
+        shim: u32,
+        streams: [BorrowedFd<'_>; 3],
+        view: Option<&View<'_>>,
+        reporter: &Reporter,
+    ) -> Failed {
         let become_it = || {
+            // Nobody would hear what it makes of a container that is given up.
+            confine::die_with_parent(shim).at(Step::Exec)?;
             if let Some(view) = view {
                 view.attach()?;
             }
@@ -390,11 +422,12 @@ impl View<'_> {
     fn attach(&self) -> Result<(), Failed> {
         let shm = self.shm.map(pods_shm).transpose()?;
         ns::unshare(NsFlags::MOUNT).at(Step::Unshare)?;
-        // What is attached below a shared mount shows up in its peers, the host's among them. Volumes stay what they are, for their propagation.
-        let private = Some(PropagationType::Private);
+        // What is attached below a shared mount shows up in its peers, the host's among them; below a slave it does not, and what the host
+        // mounts there later is still seen. Other volumes stay what they are, for their propagation.
+        let slave = Some(PropagationType::Slave);
         let below = mount_point_of(&self.bundle).at(Step::AttachRoot)?;
         let below = openat2::open_host_path(&below).at(Step::AttachRoot)?;
-        mount::mount_setattr(below.as_fd(), Depth::One, MountAttr::NONE, MountAttr::NONE, private)
+        mount::mount_setattr(below.as_fd(), Depth::One, MountAttr::NONE, MountAttr::NONE, slave)
             .at(Step::AttachRoot)?;
         let bundle = openat2::open_host_path(&self.bundle).at(Step::AttachRoot)?;
         let trees = self.trees.iter().map(|(name, tree)| (name.as_str(), tree));
@@ -452,6 +485,12 @@ fn path_below_cgroup2(cgroup: BorrowedFd<'_>) -> Result<String, StartError> {
             ),
         )),
     }
+}
+
+/// Whether a process is in this very cgroup.
+fn is_in(cgroup: BorrowedFd<'_>, pid: u32) -> Result<bool, StartError> {
+    let procs = fs::read_file_at(cgroup, "cgroup.procs", MAX_PROCS_BYTES).map_err(os(Step::Runtime, "cgroup.procs"))?;
+    Ok(procs.split(|byte| *byte == b'\n').any(|line| line == pid.to_string().as_bytes()))
 }
 
 /// One line of a runtime's log.

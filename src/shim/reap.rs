@@ -172,7 +172,8 @@ impl Shim {
         let killed = kill_cgroup(container.cgroup.as_fd());
         let execs = self.execs.iter().filter(|((of, _), _)| of == id).map(|(_, exec)| exec.cgroup.as_fd());
         hurry(container.cgroup.as_fd(), execs);
-        if let (Err(_), Some(process)) = (&killed, &container.process) {
+        // By itself too, for another runtime may have put it elsewhere.
+        if let Some(process) = &container.process {
             let _ = pidfd_send_signal(process.pidfd.fd.as_fd(), SIGKILL); // ESRCH: it has ended
         }
         self.noted(killed);
