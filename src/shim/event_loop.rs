@@ -7,9 +7,9 @@ use super::log::Stream;
 use super::machine::{Action, ExecKey, FIRST, Machine, Ticket};
 use super::stdio::{Buffers, Progress, Streams};
 use crate::cgroup::oom::OomCounts;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::launch::{self, devices::Devices};
+use crate::launch::{self, devices::Devices, foreign};
 use crate::state::flight::Flight;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::signalfd::ChildSignals;
@@ -264,6 +264,11 @@ impl Shim {
                 Action::Record(id, record) => self.record(&id, record),
                 Action::KillExec(key, why) => self.kill_exec(&key, why),
                 Action::RemoveExec(key) => self.remove_exec(&key),
+                Action::Forget(id, runtime, dir) => {
+                    let deleted = foreign::delete(&runtime, &dir, id.as_str());
+                    self.noted(deleted.map_err(Error::from));
+                    Vec::new()
+                }
                 Action::KillPause => self.kill_pause(),
                 Action::Reply(ticket, reply) => self.reply(ticket, reply, Vec::new()),
                 Action::Broadcast(event) => self.broadcast(&event),

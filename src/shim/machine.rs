@@ -22,8 +22,9 @@
 use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, ExecId};
 use crate::state::record::{ExitRecord, ExitStatus, Oom};
-use crate::wire::{self, ContainerState, Event, Executed, Failure, Reply, Request, SandboxState};
+use crate::wire::{self, ContainerState, Event, Executed, Failure, Reply, Request, Runtime, SandboxState};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long processes may take to go after SIGKILL before their end is told without them: one in uninterruptible sleep can take
@@ -53,6 +54,8 @@ pub enum Action {
     KillExec(ExecKey, &'static str),
     /// Its cgroup is empty: rmdir.
     RemoveExec(ExecKey),
+    /// Another runtime made this container, whose end was told: it forgets it. The container's directory.
+    Forget(ContainerId, Runtime, PathBuf),
     KillPause,
     Reply(Ticket, Reply),
     Broadcast(Event),

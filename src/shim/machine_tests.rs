@@ -108,6 +108,7 @@ fn told(actions: &[Action]) -> Vec<String> {
             Action::Record(id, record) => format!("record {} {}", short(id), record.message).trim_end().to_owned(),
             Action::KillExec(key, _) => format!("kill {} of {}", key.1, short(&key.0)),
             Action::RemoveExec(key) => format!("remove {} of {}", key.1, short(&key.0)),
+            Action::Forget(id, ..) => format!("forget {}", short(id)),
             Action::KillPause => "kill pause".to_owned(),
             Action::Reply(ticket, Reply::Done) => format!("done {}", ticket.id),
             Action::Reply(ticket, Reply::Executed(e)) => {

@@ -5,10 +5,9 @@ use super::log::Stream;
 use super::machine::{Action, End};
 use super::requests::now_ns;
 use crate::cgroup::{limits_of_pod, oom};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::fault;
 use crate::id::ContainerId;
-use crate::launch::foreign;
 use crate::state::record::{self, Durability, ExitRecord, ExitStatus};
 use crate::sys::epoll::Interest;
 use crate::sys::sched::{self, Policy};
@@ -268,13 +267,11 @@ impl Shim {
         let written = record::write(&container.dir.join("exit.json"), &record, Durability::Boot);
         self.noted(written);
         fault::point("shim.container.recorded");
-        if let Some(runtime) = &container.runtime {
-            let deleted = foreign::delete(runtime, &container.dir, id.as_str());
-            self.noted(deleted.map_err(Error::from));
-        }
         let oom = record.oom.map_or(String::new(), |oom| format!(", out of memory: {oom:?}"));
         self.note(&format!("{} has ended: {:?}{oom}", id.short(), record.status));
         actions.extend(self.machine.recorded(id, record));
+        // Last: nobody's news waits for it, and what it keeps goes with the container's directory anyway.
+        actions.extend(container.runtime.map(|runtime| Action::Forget(id.clone(), runtime, container.dir)));
         actions
     }
 
