@@ -280,6 +280,16 @@ pub struct Exec {
     /// What rides along is a terminal, to be the controlling one of its session; or a socket, see above.
     #[serde(default)]
     pub tty: bool,
+    /// Of the terminal that another runtime makes; `None`: not known. One that is given has its size.
+    #[serde(default)]
+    pub size: Option<TerminalSize>,
+}
+
+/// In characters; none is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 /// An answer of the shim.

@@ -134,7 +134,7 @@ impl Engine {
     /// As [`Engine::exec`]. A command that cannot be run says so at its end.
     pub async fn start_exec(&self, id: &ContainerId, config: ExecConfig, streams: Streams) -> Result<Running> {
         let Streams { stdin, stdout, stderr } = streams;
-        self.ask_exec(id, config, false, vec![stdin, stdout, stderr]).await
+        self.ask_exec(id, config, None, vec![stdin, stdout, stderr]).await
     }
 
     /// Has a process run at a terminal of its container's, which has `size`: the terminal's master, non-blocking, and the command. A command
@@ -148,32 +148,45 @@ impl Engine {
         config: ExecConfig,
         size: Option<Size>,
     ) -> Result<(OwnedFd, Running)> {
-        let sized = |master: &OwnedFd| size.map_or(Ok(()), |size| size.apply(master.as_fd()));
+        let size = size.unwrap_or(Size { columns: 0, rows: 0 });
         let (master, slave) = self.open_terminal(id).await?;
-        sized(&master)?;
+        size.apply(master.as_fd())?;
         if self.pod_of(id)?.record.config.runtime_handler.is_empty() {
             let dup = || slave.try_clone().context(|| "duplicate a terminal");
             let streams = vec![dup()?, dup()?, slave];
-            return Ok((master, self.ask_exec(id, config, true, streams).await?));
+            return Ok((master, self.ask_exec(id, config, Some(size), streams).await?));
         }
         // Another runtime makes its terminals itself, and gives away the master.
         drop(slave);
         let (ours, theirs) = UnixStream::pair().context(|| "socketpair")?;
-        let command = self.ask_exec(id, config, true, vec![theirs.into()]).await?;
-        match tokio::time::timeout(LOOK_WAIT, handed_over(ours)).await {
-            Ok(Ok(Some(given))) => {
-                session::set_nonblocking(given.as_fd()).context(|| "set O_NONBLOCK")?;
-                sized(&given)?;
-                Ok((given, command))
+        let command = self.ask_exec(id, config, Some(size), vec![theirs.into()]).await?;
+        let given = match tokio::time::timeout(LOOK_WAIT, handed_over(ours)).await {
+            Ok(given) => given,
+            Err(_) => Ok(None),
+        };
+        let ready = |given: &OwnedFd| {
+            session::set_nonblocking(given.as_fd()).context(|| "set O_NONBLOCK")?;
+            size.apply(given.as_fd()) // some runtimes, and older shims, have not done it
+        };
+        match given.and_then(|given| given.as_ref().map_or(Ok(()), ready).map(|()| given)) {
+            // Without one, the command's end tells why.
+            Ok(given) => Ok((given.unwrap_or(master), command)),
+            Err(e) => {
+                let _ = cancel(&command.shim, &command.container, command.exec).await; // `e` is what went wrong first
+                Err(e)
             }
-            // The command's end tells why there is none.
-            Ok(Ok(None)) | Err(_) => Ok((master, command)),
-            Ok(Err(e)) => Err(e),
         }
     }
 
-    /// Asks the shim to run it, with descriptors that are closed here.
-    async fn ask_exec(&self, id: &ContainerId, config: ExecConfig, tty: bool, fds: Vec<OwnedFd>) -> Result<Running> {
+    /// Asks the shim to run it, with descriptors that are closed here; at a terminal of that size.
+    async fn ask_exec(
+        &self,
+        id: &ContainerId,
+        config: ExecConfig,
+        terminal: Option<Size>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Running> {
+        let tty = terminal.is_some();
         let pod = self.reachable_of(id).await?;
         pod.facts().whole()?;
         let running = pod.facts().containers.get(id).is_some_and(|c| c.state() == State::Running);
@@ -204,6 +217,7 @@ impl Engine {
             user: config.user,
             timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
             tty,
+            size: terminal.and_then(Size::known),
         };
         let riding: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         fault::point("engine.exec.asked");

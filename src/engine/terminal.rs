@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::state::record::Process;
 use crate::sys::{openat2, pty, session, terminal};
+use crate::wire::TerminalSize;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -22,15 +23,19 @@ pub struct Size {
 }
 
 impl Size {
+    /// As a shim is told it; `None`: it is not known.
+    pub(super) fn known(self) -> Option<TerminalSize> {
+        let Size { columns, rows } = self;
+        (columns > 0 && rows > 0).then_some(TerminalSize { columns, rows })
+    }
+
     /// Makes a terminal, by either end, have this size; one that is not known changes nothing.
     ///
     /// # Errors
     /// `Internal`: it is no terminal.
     pub fn apply(self, fd: BorrowedFd<'_>) -> Result<()> {
-        if self.columns == 0 || self.rows == 0 {
-            return Ok(());
-        }
-        terminal::set_size(fd, self.columns, self.rows).context(|| "set the size of a terminal")
+        let Some(TerminalSize { columns, rows }) = self.known() else { return Ok(()) };
+        terminal::set_size(fd, columns, rows).context(|| "set the size of a terminal")
     }
 }
 

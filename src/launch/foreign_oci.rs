@@ -93,6 +93,10 @@ pub(super) fn config(launch: &Launch, facts: &Facts<'_>) -> Result<Value, StartE
 pub(super) fn process(exec: &Exec, launch: &Launch, user: &User, home: &str) -> Value {
     let mut process = launch.spec.value()["process"].take();
     process["terminal"] = exec.tty.into();
+    process["consoleSize"] = match exec.size.filter(|_| exec.tty) {
+        Some(size) => json!({"height": size.rows, "width": size.columns}),
+        None => Value::Null, // the container's may be another
+    };
     process["args"] = exec.args.clone().into();
     if !exec.cwd.is_empty() {
         process["cwd"] = exec.cwd.clone().into();
@@ -195,7 +199,7 @@ mod tests {
     use crate::id::{ContainerId, ExecId};
     use crate::state::model::Namespaces;
     use crate::state::spec::SpecText;
-    use crate::wire::{Root, Stdio, UserChoice};
+    use crate::wire::{Root, Stdio, TerminalSize, UserChoice};
 
     fn launch(edit: impl FnOnce(&mut Value)) -> Launch {
         let mut spec = json!({
@@ -284,10 +288,8 @@ mod tests {
         assert!(config(&launch(|_| {}), &without_target).is_err());
     }
 
-    #[test]
-    fn a_further_process_is_confined_as_the_first() {
-        let launch = launch(|s| s["process"]["noNewPrivileges"] = true.into());
-        let exec = Exec {
+    fn exec(launch: &Launch) -> Exec {
+        Exec {
             container: launch.container.clone(),
             exec: ExecId(1),
             args: vec!["/b".into(), "c".into()],
@@ -296,11 +298,29 @@ mod tests {
             user: None,
             timeout_ns: 0,
             tty: false,
-        };
-        let process = process(&exec, &launch, &USER, "/h");
+            size: None,
+        }
+    }
+
+    #[test]
+    fn a_further_process_is_confined_as_the_first() {
+        let launch = launch(|s| s["process"]["noNewPrivileges"] = true.into());
+        let process = process(&exec(&launch), &launch, &USER, "/h");
         assert_eq!(process["args"], json!(["/b", "c"]));
         assert_eq!(process["env"], json!(["A=2", "HOME=/h"]));
         assert_eq!((&process["cwd"], &process["noNewPrivileges"]), (&json!("/tmp"), &json!(true)));
         assert_eq!(process["capabilities"]["bounding"], json!(["CAP_CHOWN", "CAP_KILL"]));
+        assert_eq!((&process["terminal"], process.get("consoleSize")), (&json!(false), None));
+    }
+
+    #[test]
+    fn a_terminal_has_its_size_from_the_start() {
+        let launch = launch(|s| s["process"]["consoleSize"] = json!({"height": 1, "width": 2}));
+        let mut exec = exec(&launch);
+        exec.tty = true;
+        let size = |exec: &Exec| process(exec, &launch, &USER, "/h").get("consoleSize").cloned();
+        assert_eq!(size(&exec), None);
+        exec.size = Some(TerminalSize { columns: 91, rows: 17 });
+        assert_eq!(size(&exec), Some(json!({"height": 17, "width": 91})));
     }
 }

@@ -592,6 +592,7 @@ mod tests {
             user: None,
             timeout_ns: 0,
             tty: false,
+            size: None,
         };
         let process = Process::of_launch(&launch).expect("plan").for_exec(&exec).expect("plan");
         assert_eq!(texts(&process.env), ["PATH=/a::rel:/b", "A=2", "B=3"]);

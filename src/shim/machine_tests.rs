@@ -65,6 +65,7 @@ fn exec(letter: char, n: u32) -> Request {
         user: None,
         timeout_ns: 0,
         tty: false,
+        size: None,
     }))
 }
 

@@ -319,6 +319,7 @@ impl Pod {
             user: None,
             timeout_ns: u64::try_from(timeout.as_nanos()).expect("short"),
             tty: false,
+            size: None,
         };
         let number = self.client.send(Request::Exec(Box::new(exec)), &[&null, &writer, &writer]);
         (ExecId(self.ordinal), number, reader)
