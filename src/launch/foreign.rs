@@ -2,8 +2,8 @@
 //!
 //! Such a runtime gets a bundle below the container's own directory: the spec (`foreign_oci`), and the root and the pod's /dev/shm, attached in a
 //! mount namespace that ends with the runtime, so that nothing of it is ever in the host's mount table. It keeps its own state
-//! there as well, and all of it goes with the container's directory. It is called for `create`, `start`, `exec` and `delete`, each time for at most
-//! [`CALL_TIMEOUT`]. A container's first process, and an exec's, is this process's child when the call ends, for this is a subreaper. Its
+//! there as well, and all of it goes with the container's directory. It is called for `create`, `start`, `exec` and `delete`, and killed when it
+//! takes too long, for a call holds up all of the pod. A container's first process, and an exec's, is this process's child when the call ends, for this is a subreaper. Its
 //! terminals it makes itself, and sends their masters over a socket in the bundle.
 //!
 //! Not here: signals and cgroup.kill, limits, statistics: they are the kernel's, and the same whoever made the process.
@@ -34,11 +34,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long one call of a runtime may take. runc takes 50 ms; while it does, the pod's other containers wait for their logs. Two calls and what
-/// is between them are within what the engine allows a start, 60 s.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a runtime may take to start a container, from the first look at it to the end of the second call. runc takes 100 ms; while it does,
+/// the pod's other containers wait for their logs. With 10 s to kill what takes too long, and `delete` after that, it is within what the
+/// engine allows a start, 60 s.
+const START_TIMEOUT: Duration = Duration::from_secs(40);
+/// The same for an exec, unless its own time is shorter.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(25);
 /// The same for forgetting a container, which is a matter of order: what is left goes with its directory.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read of a list of processes, in bytes: of a container that has one.
@@ -133,6 +136,7 @@ impl<'a> Bundle<'a> {
         cgroup: BorrowedFd<'_>,
         stdio: ChildStdio,
     ) -> Result<Started, StartError> {
+        let until = Instant::now() + START_TIMEOUT;
         let pid = |of: BorrowedFd<'_>| pidfd::pid_of(of).map_err(os(Step::Namespace, ""));
         // Refuses what the built-in one refuses, by the same rules.
         let plan = Plan::new(launch)?;
@@ -157,7 +161,7 @@ impl<'a> Bundle<'a> {
         let console = Console::wanted(&stdio, &self.path, "console")?;
         let mut words = vec!["create", "--bundle", ".", "--pid-file", "pid"];
         words.extend(console.iter().flat_map(|console| ["--console-socket", console.name]));
-        self.call(&words, &stdio, Some(&view), None, CALL_TIMEOUT)?;
+        self.call(&words, &stdio, Some(&view), None, until)?;
         drop(stdio); // the container's are the only ones left
         let terminal = console.map(|console| console.master()).transpose()?;
         let child = self.child("pid")?;
@@ -174,7 +178,7 @@ impl<'a> Bundle<'a> {
             let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // ours, and in no cgroup of ours; if it stays, `delete` tries it again
             return Err(e);
         }
-        self.call(&["start"], &ChildStdio::Terminal, None, None, CALL_TIMEOUT)?;
+        self.call(&["start"], &ChildStdio::Terminal, None, None, until)?;
         Ok(Started { child, user, terminal, warnings: Vec::new() })
     }
 
@@ -186,6 +190,12 @@ impl<'a> Bundle<'a> {
         init: BorrowedFd<'_>,
         stdio: &ChildStdio,
     ) -> Result<(Child, Option<OwnedFd>), StartError> {
+        // A container that has used up its CPU slows the runtime in it as well, and the pod waits meanwhile.
+        let until = Instant::now()
+            + match exec.timeout_ns {
+                0 => EXEC_TIMEOUT,
+                timeout => EXEC_TIMEOUT.min(Duration::from_nanos(timeout)),
+            };
         let choice = exec.user.clone().unwrap_or_else(|| wire::UserChoice::resolved(user));
         let root = super::exec::root_of(init)?;
         let Resolved { user, home } = user::resolve(root.as_fd(), &choice)?;
@@ -199,12 +209,7 @@ impl<'a> Bundle<'a> {
         // A cgroup of its own, made by the caller: what it leaves behind can be told and killed.
         let mut words = vec!["exec", "--detach", "--cgroup", &name, "--process", &process, "--pid-file", &pid];
         words.extend(listener.iter().flat_map(|console| ["--console-socket", console.name]));
-        // A container that has used up its CPU slows the runtime in it as well, and the pod waits meanwhile.
-        let patience = match exec.timeout_ns {
-            0 => CALL_TIMEOUT,
-            timeout => CALL_TIMEOUT.min(Duration::from_nanos(timeout)),
-        };
-        let started = self.call(&words, stdio, None, Some(oom_score_adj), patience).and_then(|()| {
+        let started = self.call(&words, stdio, None, Some(oom_score_adj), until).and_then(|()| {
             let child = self.child(&pid)?;
             Ok((child, listener.map(|console| console.master()).transpose()?))
         });
@@ -215,7 +220,8 @@ impl<'a> Bundle<'a> {
     }
 
     fn delete(&self) -> Result<(), StartError> {
-        self.call(&["delete", "--force"], &ChildStdio::Terminal, None, None, DELETE_TIMEOUT)
+        let until = Instant::now() + DELETE_TIMEOUT;
+        self.call(&["delete", "--force"], &ChildStdio::Terminal, None, None, until)
     }
 
     fn make_directories(&self, images: &[String]) -> Result<(), StartError> {
@@ -233,7 +239,7 @@ impl<'a> Bundle<'a> {
             .map_err(|e| StartError::refused(Step::Plan, e.to_string()))
     }
 
-    /// Calls the runtime, and waits for its end, from when it is executed at most for `patience`. Its own streams are `stdio`, which a
+    /// Calls the runtime, and waits for its end, at most `until` then, which has ETIMEDOUT. Its own streams are `stdio`, which a
     /// container keeps; /dev/null with a terminal. With `oom_score_adj`, that is what the process it makes inherits.
     fn call(
         &self,
@@ -241,8 +247,9 @@ impl<'a> Bundle<'a> {
         stdio: &ChildStdio,
         view: Option<&View<'_>>,
         oom_score_adj: Option<i64>,
-        patience: Duration,
+        until: Instant,
     ) -> Result<(), StartError> {
+        let began = Instant::now();
         let verb = words.first().copied().unwrap_or_default();
         let told =
             |why: String| StartError::refused(Step::Runtime, format!("{} {verb}: {why}", self.runtime.path.display()));
@@ -263,7 +270,7 @@ impl<'a> Bundle<'a> {
             ChildStdio::Fds { stdin, stdout, stderr } => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             ChildStdio::Terminal => [null.as_fd(); 3],
         };
-        let (mut reports, reporter) = report::pipe()?;
+        let (mut reports, reporter) = report::pipe_until(until)?;
         let forked = clone::fork().map_err(os(Step::Clone, ""))?;
         let Some(pid) = forked else {
             let failed = command.become_it(shim, streams, view, &reporter);
@@ -279,9 +286,13 @@ impl<'a> Bundle<'a> {
             }
             Ok(Some(_)) => Err(told("an unexpected report".to_owned())),
         };
-        let ended = ran.and_then(|()| match poll_until(child.as_fd(), Interest::Read, patience) {
+        let left = until.saturating_duration_since(Instant::now());
+        let ended = ran.and_then(|()| match poll_until(child.as_fd(), Interest::Read, left) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(told(format!("it has not ended within {} s", patience.as_secs_f64()))),
+            Ok(false) => {
+                let why = format!("it had not ended after {:.1} s and was killed", began.elapsed().as_secs_f64());
+                Err(StartError { errno: libc_errno::ETIMEDOUT, ..told(why) })
+            }
             Err(e) => Err(told(crate::error::describe_io(&e))),
         });
         if let Err(e) = ended {

@@ -120,11 +120,16 @@ pub(super) fn wait_for(go: BorrowedFd<'_>) -> Result<(), Failed> {
     }
 }
 
-/// A pipe for one child.
+/// A pipe for one child, whose program is to run within [`START_TIMEOUT`].
 pub(super) fn pipe() -> Result<(Reports, Reporter), StartError> {
+    pipe_until(Instant::now() + START_TIMEOUT)
+}
+
+/// A pipe for one child, whose program is to run at `end`.
+pub(super) fn pipe_until(end: Instant) -> Result<(Reports, Reporter), StartError> {
     let (reader, writer) =
         pidfd::pipe().map_err(|e| StartError::os(Step::Clone, "report pipe", e.raw_os_error().unwrap_or(0)))?;
-    Ok((Reports { reader, end: Instant::now() + START_TIMEOUT, left: MAX_MESSAGES }, Reporter(writer)))
+    Ok((Reports { reader, end, left: MAX_MESSAGES }, Reporter(writer)))
 }
 
 impl Reports {

@@ -12,7 +12,7 @@ use super::requests::carried;
 use crate::error::{Context, Error};
 use crate::fault;
 use crate::id::ContainerId;
-use crate::launch::{self, Child, ChildStdio};
+use crate::launch::{self, Child, ChildStdio, libc_errno};
 use crate::state::record::User;
 use crate::sys::epoll::Interest;
 use crate::sys::{fs, socket};
@@ -97,9 +97,9 @@ impl Shim {
         let child = match container.start_exec(exec, &user, cgroup.as_fd(), fds) {
             Ok(child) => child,
             Err(e) => {
-                let _ = kill_cgroup(cgroup.as_fd()); // another runtime may have made the process and not told it
-                let _ = fs::remove_dir_at(container.cgroup.as_fd(), &name); // as a rule it is empty; else it goes with the container's
-                return Err(e);
+                let over = exec.timeout_ns > 0 && began.elapsed() >= Duration::from_nanos(exec.timeout_ns);
+                let late = over && e.errno == libc_errno::ETIMEDOUT;
+                return self.exec_failed(key, ticket, cgroup, e, late);
             }
         };
         fault::point("shim.exec.cloned");
@@ -119,6 +119,30 @@ impl Shim {
             flight.note_timed(&format!("{name} in {}", exec.container.short()), began.elapsed());
         }
         Ok(())
+    }
+
+    /// Another runtime may have made the process, and not told it: it is killed, and its cgroup goes when it does. `late`: its time was over.
+    fn exec_failed(
+        &mut self,
+        key: ExecKey,
+        ticket: Ticket,
+        cgroup: OwnedFd,
+        failure: Failure,
+        late: bool,
+    ) -> Result<(), Failure> {
+        let killed = kill_cgroup(cgroup.as_fd());
+        self.noted(killed);
+        let container = self.containers.get(&key.0);
+        let removed = container.map(|container| fs::remove_dir_at(container.cgroup.as_fd(), &key.1.to_string()));
+        if !late && matches!(removed, Some(Ok(()))) {
+            return Err(failure); // as a rule
+        }
+        let source = Source::ExecEmpty(key.clone());
+        let empty = watch_changes(&mut self.poll, cgroup.as_fd(), "cgroup.events", source);
+        self.execs.insert(key.clone(), RunningExec { cgroup, process: None, empty });
+        self.machine.exec_failed(key.clone(), ticket, late, Instant::now());
+        self.exec_may_be_empty(&key);
+        if late { Ok(()) } else { Err(failure) }
     }
 
     pub(super) fn kill_exec(&mut self, key: &ExecKey, why: &str) -> Vec<Action> {

@@ -377,6 +377,17 @@ impl Machine {
         self.execs.insert(key, Exec::Running { ticket, deadline, killed: false, ended: None });
     }
 
+    /// An exec whose program does not run; others may be left in its cgroup, and were killed. `timed_out`: to be answered, as that, when they
+    /// are gone.
+    pub fn exec_failed(&mut self, key: ExecKey, ticket: Ticket, timed_out: bool, now: Instant) {
+        let ended = Some(ExitStatus::Unknown);
+        let exec = match timed_out {
+            true => Exec::Running { ticket, deadline: Some(now + KILL_GRACE), killed: true, ended },
+            false => Exec::Lingering { reaped: true },
+        };
+        self.execs.insert(key, exec);
+    }
+
     /// A container that has ended may be forgotten. Only after [`Machine::accept`].
     pub fn forget(&mut self, container: &ContainerId) {
         self.containers.remove(container);

@@ -356,6 +356,23 @@ fn at_its_deadline_an_exec_is_killed_and_answered_even_if_it_does_not_die() {
 }
 
 #[test]
+fn what_a_failed_exec_has_left_is_waited_for_and_at_its_deadline_before_that_is_told() {
+    let now = Instant::now();
+    let mut machine = up("a");
+    let (one, two) = ((id('a'), ExecId(1)), (id('a'), ExecId(2)));
+    machine.exec_failed(one.clone(), ticket(1), false, now);
+    machine.exec_failed(two.clone(), ticket(2), true, now);
+    assert_eq!(told(&machine.exec_empty(&one)), ["remove exec-1 of a"]);
+    assert!(machine.exec_removed(&one).is_empty(), "it was answered");
+    assert_eq!(machine.next_deadline(), Some(now + KILL_GRACE));
+    assert_eq!(told(&machine.exec_empty(&two)), ["remove exec-2 of a"]);
+    assert_eq!(told(&machine.exec_removed(&two)), ["executed 2 255 timed out"]);
+    machine.exec_failed(two, ticket(2), true, now);
+    assert_eq!(told(&machine.tick(now + KILL_GRACE)), ["executed 2 255 timed out"], "but not for ever");
+    assert_eq!(machine.next_deadline(), None);
+}
+
+#[test]
 fn that_an_exec_was_killed_at_its_deadline_is_answered_when_nothing_of_it_is_left() {
     let now = Instant::now();
     let due = now + Duration::from_secs(1);
