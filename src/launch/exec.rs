@@ -27,6 +27,16 @@ pub fn confinement(launch: &wire::Launch) -> Result<Confinement, StartError> {
     plan::Process::of_launch(launch).map(Confinement)
 }
 
+impl Confinement {
+    /// Whether a command can be one, whoever starts it.
+    ///
+    /// # Errors
+    /// [`Step::Plan`], naming what cannot: a string with a NUL, a working directory that is not absolute.
+    pub fn check(&self, exec: &wire::Exec) -> Result<(), StartError> {
+        self.0.for_exec(exec).map(drop)
+    }
+}
+
 /// Starts `exec` in a running container: returns when its program runs.
 ///
 /// `user` is whom the container was started as; `init` the pidfd of its first process; `exec_cgroup`

@@ -53,15 +53,16 @@ impl Container {
         let failure = |e: Error| Failure::from(&e);
         let Some(process) = &self.process else { return Err(failure(Error::precondition("the container has ended"))) };
         let init = process.pidfd.fd.as_fd();
+        let confinement = match &mut self.confinement {
+            Some(confinement) => confinement,
+            none => none.insert(launch::exec::confinement(&*launch_of(&self.launch)?).map_err(Failure::from)?),
+        };
         let Some(runtime) = &self.runtime else {
             let ([stdin, stdout, stderr], _) = carried::<3>(fds).map_err(failure)?;
-            let confinement = match &mut self.confinement {
-                Some(confinement) => confinement,
-                none => none.insert(launch::exec::confinement(&*launch_of(&self.launch)?).map_err(Failure::from)?),
-            };
             let stdio = ChildStdio::Fds { stdin, stdout, stderr };
             return launch::exec::start(exec, confinement, user, init, cgroup, stdio).map_err(Failure::from);
         };
+        confinement.check(exec).map_err(Failure::from)?;
         let launch = launch_of(&self.launch)?;
         if !exec.tty {
             let ([stdin, stdout, stderr], _) = carried::<3>(fds).map_err(failure)?;
