@@ -526,15 +526,21 @@ fn last_words(log: &Path) -> Option<String> {
     Some(said)
 }
 
-/// A program that is not there or not executable is told apart by callers; a runtime says it in words only.
+/// What runtimes begin with when they speak of the program, in small letters: runc with the first one, crun with the others.
+const OF_THE_PROGRAM: [&str; 4] = ["exec: \"", "executable file `", "open executable", "exec container process"];
+
+/// A program that is not there or not executable is told apart by callers; a runtime says it in words only, as one of several phrases
+/// with `: ` between them. `exec failed` is what runc calls whatever fails in an exec.
 fn errno_of(words: &str) -> i32 {
     let words = words.to_ascii_lowercase();
-    let says = |text: &str| words.contains(text);
-    if !says("exec") {
+    let begins = |at: usize| at == 0 || words[..at].ends_with(": ");
+    let says = |phrase: &&str| words.match_indices(*phrase).any(|(at, _)| begins(at));
+    let reason = words.strip_suffix(": unknown").unwrap_or(&words); // containerd's way to end it
+    if !OF_THE_PROGRAM.iter().any(says) {
         0 // of something else, like a volume
-    } else if says("executable file not found") || says("executable file `") || says("no such file or directory") {
+    } else if reason.ends_with("not found in $path") || reason.ends_with("no such file or directory") {
         libc_errno::ENOENT
-    } else if says("permission denied") {
+    } else if reason.ends_with("permission denied") {
         libc_errno::EACCES
     } else {
         0
@@ -570,7 +576,15 @@ mod tests {
             libc_errno::ENOENT
         );
         assert_eq!(errno_of("exec: \"/etc/passwd\": permission denied"), libc_errno::EACCES);
+        assert_eq!(errno_of("open executable: Permission denied"), libc_errno::EACCES);
+        let start = "runc create failed: unable to start container process: ";
+        let stat = format!("{start}exec: \"/nowhere\": stat /nowhere: no such file or directory");
+        assert_eq!(errno_of(&stat), libc_errno::ENOENT);
         assert_eq!(errno_of("error mounting \"/data\": no such file or directory"), 0);
+        assert_eq!(errno_of("error mounting \"/executable file `x\": no such file or directory"), 0);
+        let cgroup = "exec failed: unable to start container process: open /sys/fs/cgroup/x/cgroup.procs";
+        assert_eq!(errno_of(&format!("{cgroup}: no such file or directory")), 0);
+        assert_eq!(errno_of("exec: \"/x\": exec format error"), 0);
         assert_eq!(errno_of("something else"), 0);
     }
 }
