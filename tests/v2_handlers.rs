@@ -9,6 +9,7 @@ use fixtures::pod::cgroup_root;
 use fixtures::streams::{RESIZE, STDIN, STDOUT, Session, Speak};
 use podwright::criapi::*;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tonic::Code;
 
@@ -23,6 +24,20 @@ fn with_both() -> (Machine, PathBuf) {
     let tables = HANDLERS.map(|(name, path)| format!("[runtimes.{name}]\npath = \"{path}\"\n"));
     fs::write(&config, tables.concat()).expect("write");
     (machine, config)
+}
+
+/// A node with one more handler: runc, but for what a script does before, in the container's bundle.
+async fn node_with(name: &str, before: &str) -> Node {
+    let (machine, config) = with_both();
+    let program = machine.temp.path().join(name);
+    fs::write(&program, format!("#!/bin/sh\n{before}\nexec /usr/sbin/runc \"$@\"\n")).expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let tables = fs::read_to_string(&config).expect("read");
+    fs::write(&config, format!("{tables}[runtimes.{name}]\npath = \"{}\"\n", program.display())).expect("write");
+    Node::of(machine, |command| {
+        command.env("PODWRIGHT_CONFIG", &config);
+    })
+    .await
 }
 
 /// A node that has both.
@@ -173,6 +188,8 @@ async fn ends_errors_and_signals_are_told_as_with_the_built_in_one() {
         let stops =
             started(&mut node, &pod, script("stops", "trap 'exit 3' TERM; while :; do sleep 0.1; done"), &sandbox)
                 .await;
+        let nul = node.exec(&stops, &["echo", "a\0b"], 60).await.expect_err("no argument has a NUL");
+        assert_eq!(nul.code(), Code::InvalidArgument, "{nul}");
         let none = node.exec(&stops, &["nothing-like-it"], 60).await.expect_err("there is no such program");
         assert!(none.message().contains("nothing-like-it"), "{none:?}");
         let left = node.exec(&stops, &["sh", "-c", "sleep 1000 & echo $$; exit 5"], 60).await.expect("exec");
@@ -305,6 +322,60 @@ async fn volumes_are_as_read_only_as_they_are_asked_to_be_and_usage_is_told() {
         assert!(stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).expect("known").value > 0, "{handler}");
         take_down(&mut node, &pod).await;
     }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_a_runtime_does_not_do_to_a_volume_is_seen_before_the_program_runs() {
+    let mut node = node_with("forgets", "[ ! -e config.json ] || sed -i 's/\"rro\"/\"ro\"/g' config.json").await;
+    let sandbox = node.sandbox("forgets");
+    let pod = run_pod(&mut node, &sandbox, "forgets").await.expect("run");
+    let mount = |recursive_read_only| Mount {
+        container_path: "/all".to_owned(),
+        host_path: "/".to_owned(),
+        readonly: true,
+        recursive_read_only,
+        ..Mount::default()
+    };
+    let config = |name, mount| ContainerConfig { mounts: vec![mount], ..script(name, "exec sleep 1000") };
+    let plain = started(&mut node, &pod, config("plain", mount(false)), &sandbox).await;
+    assert_eq!(node.status(&plain).await.expect("status").state(), ContainerState::ContainerRunning);
+    let asked = node.create(&pod, config("asked", mount(true)), sandbox.clone()).await.expect("create");
+    let refused = node.start_container(&asked).await.expect_err("what is below is writable");
+    assert!(refused.message().contains("volume /all: /all/") && refused.message().contains("is writable"), "{refused}");
+
+    // Where the state directory is, nothing reaches the host.
+    let state = node.machine.temp.path().to_owned();
+    let shared = Mount {
+        container_path: "/shared".to_owned(),
+        host_path: state.to_string_lossy().into_owned(),
+        propagation: MountPropagation::PropagationBidirectional as i32,
+        ..Mount::default()
+    };
+    for (handler, _) in HANDLERS {
+        let sandbox = node.sandbox(&format!("shared-{handler}"));
+        let pod = run_pod(&mut node, &sandbox, handler).await.expect("run");
+        let asked = node.create(&pod, config("shared", shared.clone()), sandbox.clone()).await.expect("create");
+        let refused = node.start_container(&asked).await.expect_err("it would not be the host's");
+        assert!(refused.message().contains("on the mount of podwright's state directory"), "{refused}");
+        take_down(&mut node, &pod).await;
+    }
+    take_down(&mut node, &pod).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_in_an_exec_is_killed_at_the_execs_own_deadline() {
+    let mut node = node_with("hangs", "case \"$*\" in *' exec '*) exec sleep 1000 ;; esac").await;
+    let sandbox = node.sandbox("hangs");
+    let pod = run_pod(&mut node, &sandbox, "hangs").await.expect("run");
+    let main = started(&mut node, &pod, script("main", "exec sleep 1000"), &sandbox).await;
+    let cgroup = cgroup_of(&mut node, &main).await;
+    let late = node.exec(&main, &["true"], 1).await.expect_err("it never runs");
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+    let execs = || fs::read_dir(&cgroup).expect("list").flatten().filter(|entry| entry.path().is_dir()).count();
+    assert_eq!(execs(), 0, "its cgroup is gone");
+    take_down(&mut node, &pod).await;
     node.assert_clean().await;
 }
 

@@ -8,19 +8,18 @@
 //!
 //! Not here: signals and cgroup.kill, limits, statistics: they are the kernel's, and the same whoever made the process.
 
-use super::foreign_oci::{self, Facts, ROOT, SHM, image_place};
+use super::foreign_mounts::{self, View, image_volumes};
+use super::foreign_oci::{self, Facts, ROOT, SHM};
 use super::plan::Plan;
-use super::plan_mounts::{What, relative};
 use super::report::{self, At, Failed, Message, Reporter};
 use super::spawn::finish;
 use super::trees;
 use super::user::{self, Resolved};
-use super::{Child, ChildStdio, StartError, Started, Step, image_volume, libc_errno};
+use super::{Child, ChildStdio, StartError, Started, Step, libc_errno};
 use crate::state::model::NamespaceMode;
 use crate::state::record::{self, Durability, User};
-use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
-use crate::sys::ns::{self, NsFlags};
-use crate::sys::openat2::{self, Links, Open};
+use crate::sys::mount;
+use crate::sys::openat2::{self, Open};
 use crate::sys::poll::{Interest, poll_until};
 use crate::sys::wait::{self, Wait};
 use crate::sys::{clone, confine};
@@ -140,6 +139,7 @@ impl<'a> Bundle<'a> {
         let pid = |of: BorrowedFd<'_>| pidfd::pid_of(of).map_err(os(Step::Namespace, ""));
         // Refuses what the built-in one refuses, by the same rules.
         let plan = Plan::new(launch)?;
+        foreign_mounts::refuse_shared(&plan, &launch.dir)?;
         trees::watch(&plan)?;
         let cgroups_path = path_below_cgroup2(cgroup)?;
         let images = image_volumes(launch, &plan)?;
@@ -178,6 +178,7 @@ impl<'a> Bundle<'a> {
             let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // ours, and in no cgroup of ours; if it stays, `delete` tries it again
             return Err(e);
         }
+        foreign_mounts::check_read_only(&plan, child.pidfd.as_fd(), child.process.pid)?;
         self.call(&["start"], &ChildStdio::Terminal, None, None, until)?;
         Ok(Started { child, user, terminal, warnings: Vec::new() })
     }
@@ -417,69 +418,6 @@ impl Command {
         let Err(failed) = become_it() as Result<std::convert::Infallible, Failed>;
         failed
     }
-}
-
-/// What the runtime sees and the host does not: trees attached in its bundle.
-struct View<'a> {
-    bundle: CString,
-    /// The pod's pause, whose /dev/shm is wanted.
-    shm: Option<BorrowedFd<'a>>,
-    /// Names in the bundle, and what is attached there.
-    trees: Vec<(String, OwnedFd)>,
-}
-
-impl View<'_> {
-    /// In the child.
-    fn attach(&self) -> Result<(), Failed> {
-        let shm = self.shm.map(pods_shm).transpose()?;
-        ns::unshare(NsFlags::MOUNT).at(Step::Unshare)?;
-        // What is attached below a shared mount shows up in its peers, the host's among them; below a slave it does not, and what the host
-        // mounts there later is still seen. Other volumes stay what they are, for their propagation.
-        let slave = Some(PropagationType::Slave);
-        let below = mount_point_of(&self.bundle).at(Step::AttachRoot)?;
-        let below = openat2::open_host_path(&below).at(Step::AttachRoot)?;
-        mount::mount_setattr(below.as_fd(), Depth::One, MountAttr::NONE, MountAttr::NONE, slave)
-            .at(Step::AttachRoot)?;
-        let bundle = openat2::open_host_path(&self.bundle).at(Step::AttachRoot)?;
-        let trees = self.trees.iter().map(|(name, tree)| (name.as_str(), tree));
-        for (name, tree) in trees.chain(shm.iter().map(|shm| (SHM, shm))) {
-            let name = CString::new(name).map_err(io::Error::from).at(Step::AttachRoot)?;
-            let place = openat2::open_beneath(bundle.as_fd(), &name, Links::Refused, Open::Directory);
-            place.and_then(|place| mount::move_mount(tree.as_fd(), place.as_fd())).at(Step::AttachRoot)?;
-        }
-        Ok(())
-    }
-}
-
-/// A copy of the pod's /dev/shm, which is in pause's mount namespace only.
-fn pods_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
-    let own = std::fs::File::open("/proc/self/ns/mnt").at(Step::Setns)?;
-    ns::setns(pause, NsFlags::MOUNT).at(Step::Setns)?;
-    let shm = mount::open_tree_clone_path(c"/shm", Depth::One).at(Step::Shm)?;
-    ns::setns(own.as_fd(), NsFlags::MOUNT).at(Step::Setns)?;
-    Ok(shm)
-}
-
-fn mount_point_of(path: &CString) -> io::Result<CString> {
-    let path = Path::new(OsStr::from_bytes(path.as_bytes())).canonicalize()?;
-    let point = trees::mount_point(&path).ok_or_else(|| io::Error::from_raw_os_error(libc_errno::ENOENT))?;
-    Ok(CString::new(point.into_os_string().into_encoded_bytes())?)
-}
-
-/// The image volumes: their places in the bundle, and what is attached there.
-fn image_volumes(launch: &Launch, plan: &Plan) -> Result<Vec<(String, OwnedFd)>, StartError> {
-    let spec = launch.spec.value();
-    let mut all = Vec::new();
-    for (number, mount) in spec["mounts"].as_array().into_iter().flatten().enumerate() {
-        let Some(destination) = mount["destination"].as_str().filter(|_| mount["type"] == "overlay") else { continue };
-        let target = relative("mounts", Path::new(destination))?;
-        for mount in plan.mounts.iter().filter(|mount| mount.target == target) {
-            if let What::Image(image) = &mount.what {
-                all.push((image_place(number), image_volume::tree(image, &target, None)?));
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// A cgroup's path below the mount point of cgroup v2, which must be where these runtimes look for it.
