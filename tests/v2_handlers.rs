@@ -445,6 +445,19 @@ async fn a_handler_that_is_not_configured_is_refused_and_those_that_are_are_list
         // crun of Debian 12 does not tell its features.
         assert_eq!(features.recursive_read_only_mounts, handler.name == "runc", "{handler:?}");
     }
+    let doctor = machine::json(
+        &node.machine,
+        &["--config", &node.machine.temp.path().join("config.toml").to_string_lossy(), "doctor"],
+    );
+    let found = |name: &str| {
+        let mut checks = doctor["checks"].as_array().expect("a list").iter();
+        let check = checks.find(|check| check["area"] == "runtime handlers" && check["check"] == name).expect(name);
+        assert_eq!(check["verdict"], "ok", "{check}");
+        check["found"].as_str().expect("text").to_owned()
+    };
+    assert!(found("runc").starts_with("runc version 1.") && found("runc").ends_with("; recursive read-only mounts"));
+    assert!(found("crun").starts_with("crun version 1."), "{}", found("crun"));
+    assert_eq!(found("cgroup v2"), "at /sys/fs/cgroup");
     let mapping = IdMapping { host_id: 1 << 20, container_id: 0, length: 65536 };
     let users = UserNamespace { mode: NamespaceMode::Pod as i32, uids: vec![mapping], gids: vec![mapping] };
     let namespaces = NamespaceOption { userns_options: Some(users), ..Default::default() };

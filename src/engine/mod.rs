@@ -39,7 +39,7 @@ mod recover;
 mod remove;
 mod reopen_log;
 mod run_pod;
-mod runtimes;
+pub mod runtimes;
 mod scopes;
 pub mod shim;
 pub mod signal;

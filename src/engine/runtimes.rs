@@ -5,7 +5,7 @@
 
 use super::Engine;
 use crate::error::{Context, Error, Result};
-use crate::network::cni::exec::{self, Call};
+use crate::network::cni::exec::{self, Call, Said};
 use crate::wire::Runtime;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// Paths of other OCI runtimes, by the names of their handlers.
 pub type Runtimes = BTreeMap<String, PathBuf>;
 
-/// How long a runtime may take to tell its features; they take 20 ms.
+/// How long a runtime may take to tell its features, or its version; they take 20 ms.
 const FEATURES_TIMEOUT: Duration = Duration::from_secs(10);
 /// The option of a mount that is read-only with all below it (runtime-spec, config.md).
 const RECURSIVE_READ_ONLY: &str = "rro";
@@ -29,6 +29,15 @@ pub struct Features {
     pub recursive_read_only_mounts: bool,
 }
 
+/// What a program says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The first line of `--version`.
+    pub version: String,
+    /// `None`: it does not know the question.
+    pub features: Option<Features>,
+}
+
 /// A file as it was: another one has another.
 type Mark = (u64, u64, i64, i64);
 
@@ -36,9 +45,9 @@ type Mark = (u64, u64, i64, i64);
 #[derive(Debug, Default)]
 pub(super) struct Remembered(Mutex<HashMap<PathBuf, (Mark, Features)>>);
 
-/// What is read of the answer.
+/// What is read of the answer to `features`.
 #[derive(Deserialize)]
-struct Told {
+struct Answer {
     #[serde(default, rename = "mountOptions")]
     mount_options: Vec<String>,
 }
@@ -84,6 +93,7 @@ impl Engine {
         }
         match ask(program).await {
             Ok(features) => {
+                let features = features.unwrap_or_default();
                 remembered().insert(program.to_owned(), (mark, features));
                 features
             }
@@ -95,25 +105,43 @@ impl Engine {
     }
 }
 
-async fn ask(program: &Path) -> Result<Features> {
-    let doing = || format!("{} features", program.display());
-    let said = exec::run(Call {
+/// Executes a runtime's program, to hear what it is.
+///
+/// # Errors
+/// `Internal` when it cannot be executed, `FailedPrecondition` when it is none that tells its version, `DeadlineExceeded` after 10 s.
+pub async fn look(program: &Path) -> Result<Told> {
+    let said = call(program, "--version").await?;
+    let version = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().trim().to_owned();
+    if !said.status.success() || version.is_empty() {
+        let why = format!("{} --version: {}, {:?}", program.display(), said.status, said.stderr);
+        return Err(Error::precondition(why));
+    }
+    Ok(Told { version, features: ask(program).await? })
+}
+
+/// `None`: it does not know the question.
+async fn ask(program: &Path) -> Result<Option<Features>> {
+    let said = call(program, "features").await?;
+    if !said.status.success() {
+        return Ok(None);
+    }
+    features(&said.stdout).map(Some).context(|| format!("{} features", program.display()))
+}
+
+async fn call(program: &Path, word: &str) -> Result<Said> {
+    exec::run(Call {
         program: program.to_owned(),
-        args: vec!["features".to_owned()],
+        args: vec![word.to_owned()],
         env: vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())],
         stdin: Vec::new(),
         until: Instant::now() + FEATURES_TIMEOUT,
     })
     .await
-    .context(doing)?;
-    if !said.status.success() {
-        return Ok(Features::default()); // it does not know the question
-    }
-    features(&said.stdout).context(doing)
+    .context(|| format!("{} {word}", program.display()))
 }
 
 fn features(json: &[u8]) -> Result<Features> {
-    let told: Told = serde_json::from_slice(json).map_err(|e| Error::internal(e.to_string()))?;
+    let told: Answer = serde_json::from_slice(json).map_err(|e| Error::internal(e.to_string()))?;
     Ok(Features { recursive_read_only_mounts: told.mount_options.iter().any(|option| option == RECURSIVE_READ_ONLY) })
 }
 

@@ -1,5 +1,6 @@
 //! `podwright doctor`: what of this host is in the way, why it matters, and the remedy. One file an area:
-//! `kernel` (features, tried), `cgroups`, `privileges`, `storage`, `network` and `host` (limits, clock, security modules).
+//! `kernel` (features, tried), `cgroups`, `privileges`, `storage`, `network`, `runtimes` (of handlers) and `host` (limits, clock, security
+//! modules).
 //!
 //! A check never changes the host. It never judges by a version number either: what works, works.
 
@@ -9,6 +10,7 @@ mod kernel;
 mod network;
 mod privileges;
 mod records;
+mod runtimes;
 mod storage;
 
 use super::Session;
@@ -96,6 +98,7 @@ pub(super) fn run(args: &DoctorArgs, session: &Session) -> Result<u8> {
     checks.extend(storage::check(&settings));
     checks.extend(network::check(&settings));
     checks.extend(records::check(&settings));
+    checks.extend(runtimes::check(&settings.runtimes));
     let cdi: Vec<PathBuf> = session.config.value("cdi.spec_dirs").split(',').map(PathBuf::from).collect();
     checks.extend(host::check(&cdi));
     let count = |verdict| checks.iter().filter(|finding| finding.verdict == verdict).count();
