@@ -210,6 +210,40 @@ async fn what_is_adjusted_is_seen_from_inside() {
 }
 
 #[tokio::test]
+async fn a_device_of_a_vendor_that_a_plugin_adds_is_there_with_all_that_belongs_to_it() {
+    let machine = Machine::with_busybox();
+    let specifications = machine.dir("cdi");
+    // fuse, which no container has; that the filter lets it be opened to be read, and no more, is looked at.
+    let yaml = "cdiVersion: \"0.8.0\"\nkind: vendor.com/thing\ndevices:\n- name: one\n  containerEdits:\n    env: [ONE=of the vendor]\n    \
+        deviceNodes:\n    - {path: /dev/thing0, type: c, major: 10, minor: 229, fileMode: 0640, permissions: r}\n    additionalGids: [4321]\n";
+    std::fs::write(specifications.join("vendor.yaml"), yaml).expect("write");
+    let mut node = Node::of(machine, |command| {
+        command.env("PODWRIGHT_NRI_REQUEST_TIMEOUT", "60s").env("PODWRIGHT_NRI_REGISTRATION_TIMEOUT", "60s");
+        command.env("PODWRIGHT_CDI_SPEC_DIRS", &specifications);
+    })
+    .await;
+    let named = |name: &str| ContainerAdjustment {
+        cdi_devices: vec![CdiDevice { name: format!("vendor.com/thing={name}") }],
+        ..ContainerAdjustment::default()
+    };
+    let plugin = Plugin::connect(&node.machine, "10", adjusts(named("one"))).await;
+    let (pod, id) = node.pod_with("web", "sleep 1000").await;
+    let look = "echo $ONE; stat -c '%t:%T %a' /dev/thing0; (: < /dev/thing0) && echo read; (: > /dev/thing0) 2>/dev/null && echo written; id -G";
+    let said = node.exec(&id, &["sh", "-c", look], 60).await.expect("exec");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "of the vendor\na:e5 640\nread\n0 4321\n");
+    node.remove_pod(&pod).await.expect("remove");
+    drop(plugin);
+
+    let _plugin = Plugin::connect(&node.machine, "10", adjusts(named("two"))).await;
+    let config = node.sandbox("other");
+    let pod = node.run_pod(config.clone()).await.expect("run");
+    let refused = node.create(&pod, script("c", "true"), config).await.expect_err("nobody has it");
+    assert!(refused.message().contains("vendor.com/thing=two"), "{refused}");
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn the_end_of_a_container_that_ends_by_itself_is_told_once() {
     let mut node = node().await;
     let mut plugin = Plugin::connect(&node.machine, "10", Arc::new(|_, _| nothing())).await;
