@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use tonic::Code;
 
 /// What a kubelet of a test's own gives to its pods.
@@ -98,6 +99,39 @@ async fn a_pods_root_is_nobody_on_the_host_and_root_of_its_own_files() {
     let status = node.pod_status(&pod).await.expect("status");
     let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options).expect("options");
     assert_eq!(options.userns_options.map(|user| (user.mode, user.uids)), Some((NamespaceMode::Pod as i32, mapping())));
+    node.remove_pod(&pod).await.expect("remove");
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn devices_are_there_for_the_pods_own_users_and_groups() {
+    let mut node = Node::new().await;
+    let sandbox = with_options(node.sandbox("p"), asked(NamespaceMode::Pod, mapping()));
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    // fuse, which no container has, for root and a group; that it may be opened is looked at.
+    let host = node.machine.temp.path().join("fuse");
+    let made = Command::new("mknod").args(["-m", "640"]).arg(&host).args(["c", "10", "229"]).status();
+    assert!(made.expect("mknod").success());
+    std::os::unix::fs::chown(&host, Some(0), Some(44)).expect("chown");
+    let look = "id -u; stat -c '%u:%g %a %t:%T' /dev/one; (: < /dev/one) 2>/dev/null && echo read; \
+                (: > /dev/one) 2>/dev/null && echo written; true";
+    for (user, groups, read) in [(0, vec![], true), (1000, vec![44], true), (1000, vec![], false)] {
+        let device = Device {
+            container_path: "/dev/one".to_owned(),
+            host_path: host.display().to_string(),
+            permissions: "r".to_owned(),
+        };
+        let context = LinuxContainerSecurityContext {
+            run_as_user: Some(Int64Value { value: user }),
+            supplemental_groups: groups.clone(),
+            ..Default::default()
+        };
+        let name = format!("c{user}-{}", groups.len());
+        let config = ContainerConfig { devices: vec![device], ..with(script(&name, look), context) };
+        let text = said(&mut node, &pod, &sandbox, config).await;
+        let expected = format!("{user}\n0:44 640 a:e5\n");
+        assert_eq!(text, format!("{expected}{}", if read { "read\n" } else { "" }));
+    }
     node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
