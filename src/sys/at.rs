@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-pub use rustix::fs::{OFlags, ResolveFlags};
+pub use rustix::fs::{CWD, OFlags, ResolveFlags};
 
 /// What stands at a name (inode(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,15 @@ pub fn openat2(
             opened => return Ok(opened?),
         }
     }
+}
+
+/// Opens what an `O_PATH` descriptor is of, whatever has its name by now: open(2) of /proc/self/fd/N. Always close-on-exec.
+///
+/// # Errors
+/// Those of open(2).
+pub fn reopen(place: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&place));
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// `mkdirat`; `mode` is not changed by a umask of 0.
@@ -186,21 +195,48 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
-/// The names in an open directory (not one opened with `O_PATH`), without `.` and `..`; `bound` at most.
+/// The names in an open directory (not one opened with `O_PATH`), without `.` and `..`: all of them.
+///
+/// # Errors
+/// Those of getdents64(2); `EOVERFLOW` when there are more than `bound`.
+pub fn names(dir: BorrowedFd<'_>, bound: usize) -> io::Result<Vec<OsString>> {
+    let names = some_names(dir, bound.saturating_add(1))?;
+    if names.len() > bound { Err(rustix::io::Errno::OVERFLOW.into()) } else { Ok(names) }
+}
+
+/// The same; not more than `most` of them, for who comes again.
 ///
 /// # Errors
 /// Those of getdents64(2).
-pub fn names(dir: BorrowedFd<'_>, bound: usize) -> io::Result<Vec<OsString>> {
+pub fn some_names(dir: BorrowedFd<'_>, most: usize) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
+        if names.len() == most {
+            break;
+        }
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             names.push(OsString::from_vec(OsStr::from_bytes(name).as_bytes().to_vec()));
         }
-        if names.len() == bound {
-            break;
-        }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn more_names_than_expected_are_an_error_and_never_cut() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for name in ["a", "b", "c"] {
+            mkdirat(std::fs::File::open(dir.path()).expect("open").as_fd(), OsStr::new(name), 0o700).expect("mkdir");
+        }
+        let open = || std::fs::File::open(dir.path()).expect("open");
+        assert_eq!(names(open().as_fd(), 3).expect("three").len(), 3);
+        assert_eq!(names(open().as_fd(), 2).expect_err("more").raw_os_error(), Some(75)); // EOVERFLOW
+        assert_eq!(some_names(open().as_fd(), 2).expect("some").len(), 2);
+    }
 }

@@ -425,7 +425,7 @@ fn explain(opened: io::Result<OwnedFd>, path: &[u8]) -> Result<OwnedFd> {
 fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let dir = openat2(parent, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0, BENEATH)?;
     loop {
-        let names = at::names(dir.as_fd(), BATCH)?;
+        let names = at::some_names(dir.as_fd(), BATCH)?;
         for inner in &names {
             match at::statat(dir.as_fd(), inner)? {
                 Some(Node::Directory) => remove_tree(dir.as_fd(), inner)?,
