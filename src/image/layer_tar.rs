@@ -1,18 +1,19 @@
 //! A layer's directory as a tar stream: the same bytes for the same tree. The way back from [`super::unpack`].
 //!
-//! Entries are sorted; what ustar cannot hold is in pax headers; whiteouts and opaque directories are what layers have for them (image-spec,
-//! layer.md). Files are opened by descriptor beneath the layer's root, and no link is followed.
+//! Entries are sorted; what ustar cannot hold is in pax headers, and files with holes, of writable layers alone, in GNU's; whiteouts and opaque directories are what layers have for them (image-spec,
+//! layer.md). Files are opened by descriptor beneath the layer's root, and no link is followed; what is opened is what was looked at.
 
 use super::tarball::quoted;
 use crate::error::{Context, Error, Result};
 use crate::sys::at::{self, OFlags, ResolveFlags};
 use crate::sys::openat2::readlinkat;
+use crate::sys::seek::{seek_data, seek_hole};
 use crate::sys::{device_numbers, fgetxattr, flistxattr};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -26,6 +27,11 @@ const MAX_LONG: u64 = 0o77_777_777_777;
 const MAX_NAME: usize = 100;
 /// Entries of a directory: no layer has more of them ([`super::unpack::MAX_ENTRIES`]).
 const MAX_ENTRIES: usize = 512 << 10;
+/// Pieces between the holes of one file, 24 bytes each in the stream and 16 in memory. A file with more of them has 4 GiB of data at least.
+const MAX_PIECES: usize = 1 << 20;
+/// Of those in a header, and in each block that follows it (tar(5), the GNU format).
+const PIECES_IN_HEADER: usize = 4;
+const PIECES_IN_BLOCK: usize = 21;
 /// See [`super::unpack`].
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Attributes that layers keep.
@@ -54,10 +60,11 @@ pub struct Gone {
     pub replaced: Vec<Vec<u8>>,
 }
 
-/// Writes the files of a writable layer alone, and returns what it takes away instead of writing marks for it.
+/// Writes the files of a writable layer alone, and returns what it takes away instead of writing marks for it. Holes stay holes: a file of a
+/// container may be of any length and take no room, and nobody needs the same bytes of the same layer twice.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write`]; `ResourceExhausted` for a file of more than a million pieces.
 pub fn write_changes(root: &File, out: &mut dyn Write) -> Result<Gone> {
     let mut writer = Writer { root, out, linked: HashMap::new(), gone: Some(Gone::default()) };
     let about = root.metadata().context(|| "stat the root of a layer")?;
@@ -99,6 +106,9 @@ struct Extra {
     size: u64,
     device: (u32, u32),
     xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Of a file with holes: how long it is, and what of it is in the stream.
+    real_size: u64,
+    pieces: Vec<(u64, u64)>,
 }
 
 impl Writer<'_> {
@@ -140,8 +150,8 @@ impl Writer<'_> {
         let about = place.metadata().context(|| "stat it")?;
         let kind = about.file_type();
         if kind.is_dir() {
-            let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            let extra = Extra { xattrs: xattrs(&fd)?, ..Extra::default() };
+            let fd = reopen(&place, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let extra = Extra { xattrs: xattrs(fd.as_fd())?, ..Extra::default() };
             self.entry(&[path, b"/"].concat(), b'5', &about, &extra)?;
             let opaque = fgetxattr(fd.as_fd(), OsStr::new(OPAQUE)).context(|| "read whether it is opaque")?;
             match &mut self.gone {
@@ -170,7 +180,7 @@ impl Writer<'_> {
             self.linked.insert(about.ino(), path.to_vec());
         }
         if kind.is_file() {
-            self.file(path, &about)?;
+            self.file(path, &place, &about)?;
         } else if kind.is_symlink() {
             let link = readlinkat(place.as_fd(), c"").context(|| "read the link")?;
             self.entry(path, b'2', &about, &Extra { link: link.into_bytes(), ..Extra::default() })?;
@@ -184,15 +194,37 @@ impl Writer<'_> {
         Ok(None)
     }
 
-    fn file(&mut self, path: &[u8], about: &Metadata) -> Result<()> {
-        let fd = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
-        let extra = Extra { xattrs: xattrs(&fd)?, size: about.size(), ..Extra::default() };
-        self.entry(path, b'0', about, &extra)?;
-        let copied = io::copy(&mut File::from(fd).take(extra.size), self.out).context(|| "copy it")?;
-        if copied != extra.size {
-            return Err(Error::internal(format!("it has {copied} bytes now, and had {}", extra.size)));
+    fn file(&mut self, path: &[u8], place: &File, about: &Metadata) -> Result<()> {
+        // Not by its name again: a container that still runs could have put a device there, which a host must not open for it.
+        let mut file = File::from(reopen(place, OFlags::RDONLY)?);
+        let size = about.size();
+        let extra = Extra { xattrs: xattrs(file.as_fd())?, size, ..Extra::default() };
+        // What has fewer blocks than bytes may have holes; what has not is not asked.
+        let pieces = if self.gone.is_some() && about.blocks() < size.div_ceil(512) {
+            pieces(&file, size)?
+        } else {
+            vec![(0, size)]
+        };
+        if pieces == [(0, size)] {
+            self.entry(path, b'0', about, &extra)?;
+            return self.copy(&mut file, size);
         }
-        self.pad(extra.size)
+        let stored = pieces.iter().map(|(_, length)| length).sum();
+        self.entry(path, b'S', about, &Extra { size: stored, real_size: size, pieces: pieces.clone(), ..extra })?;
+        for (offset, length) in pieces {
+            file.seek(SeekFrom::Start(offset)).context(|| "seek in it")?;
+            self.copy(&mut file, length)?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes of a file; all but the last ones of a file are whole blocks.
+    fn copy(&mut self, file: &mut File, length: u64) -> Result<()> {
+        let copied = io::copy(&mut file.take(length), self.out).context(|| "copy it")?;
+        if copied != length {
+            return Err(Error::internal(format!("it was changed meanwhile: {copied} bytes where {length} were")));
+        }
+        self.pad(length)
     }
 
     fn pad(&mut self, size: u64) -> Result<()> {
@@ -208,7 +240,8 @@ impl Writer<'_> {
     fn entry(&mut self, path: &[u8], flag: u8, about: &Metadata, extra: &Extra) -> Result<()> {
         let mut pax: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let mut more = |key: &str, value: String| pax.push((key.into(), value.into_bytes()));
-        let mut header = header_of(extra.size.min(MAX_LONG), about.mode() & 0o7777)?;
+        let sparse = flag == b'S';
+        let mut header = header_of(if sparse { extra.size } else { extra.size.min(MAX_LONG) }, about.mode() & 0o7777)?;
         for (key, id) in [("uid", about.uid()), ("gid", about.gid())] {
             if id > MAX_ID {
                 more(key, id.to_string());
@@ -216,7 +249,7 @@ impl Writer<'_> {
             let id = u64::from(id.min(MAX_ID));
             if key == "uid" { header.set_uid(id) } else { header.set_gid(id) }
         }
-        if extra.size > MAX_LONG {
+        if extra.size > MAX_LONG && !sparse {
             more("size", extra.size.to_string());
         }
         let seconds = u64::try_from(about.mtime()).ok().filter(|seconds| *seconds <= MAX_LONG);
@@ -232,7 +265,20 @@ impl Writer<'_> {
         for (name, value) in &extra.xattrs {
             pax.push(([b"SCHILY.xattr.", name.as_bytes()].concat(), value.clone()));
         }
-        self.head(header, path, flag, &extra.link, &mut pax)
+        let mut rest: &[(u64, u64)] = &[];
+        if sparse {
+            rest = sparse_header(&mut header, extra);
+        }
+        self.head(header, path, flag, &extra.link, &mut pax)?;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(PIECES_IN_BLOCK));
+            let mut block = tar::GnuExtSparseHeader::new();
+            fill(block.sparse_mut(), now);
+            block.set_is_extended(!later.is_empty());
+            self.put(block.as_bytes())?;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// The header, and before it those that have what it cannot hold.
@@ -271,6 +317,61 @@ impl Writer<'_> {
     }
 }
 
+fn reopen(place: &File, flags: OFlags) -> Result<OwnedFd> {
+    at::reopen(place.as_fd(), flags).context(|| "open it")
+}
+
+/// Makes a header one of GNU's for a file with holes; the pieces that are for which it has no room.
+fn sparse_header<'a>(header: &mut tar::Header, extra: &'a Extra) -> &'a [(u64, u64)] {
+    let (now, later) = extra.pieces.split_at(extra.pieces.len().min(PIECES_IN_HEADER));
+    let mut whole = tar::Header::new_gnu();
+    whole.set_size(extra.real_size); // the same field as the other one's, in which numbers of any size can be written
+    let real_size = whole.as_old().size;
+    header.as_mut_bytes()[MAGIC].copy_from_slice(&whole.as_bytes()[MAGIC]);
+    if let Some(gnu) = header.as_gnu_mut() {
+        gnu.realsize = real_size;
+        fill(&mut gnu.sparse, now);
+        gnu.isextended = [u8::from(!later.is_empty())];
+    }
+    later
+}
+
+/// Where a header says of which kind it is: magic and version.
+const MAGIC: std::ops::Range<usize> = 257..265;
+
+fn fill(places: &mut [tar::GnuSparseHeader], pieces: &[(u64, u64)]) {
+    for (place, (offset, length)) in places.iter_mut().zip(pieces) {
+        place.set_offset(*offset);
+        place.set_length(*length);
+    }
+}
+
+/// What of a file of `size` bytes is no hole: offsets and lengths, in order, whole blocks but for the last one. One that ends with a hole has
+/// an empty piece at its end: readers want to see it reached.
+fn pieces(file: &File, size: u64) -> Result<Vec<(u64, u64)>> {
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    let (mut at, mut end) = (0, 0);
+    while at < size
+        && let Some(data) = seek_data(file.as_fd(), at).context(|| "look for its data")?.filter(|data| *data < size)
+    {
+        // Onwards in any case, whoever makes holes in it meanwhile.
+        at = seek_hole(file.as_fd(), data).context(|| "look for its holes")?.max(data + 1).min(size);
+        let start = (data - data % BLOCK as u64).max(end);
+        end = at.next_multiple_of(BLOCK as u64).min(size);
+        match found.last_mut() {
+            Some((offset, length)) if *offset + *length == start => *length = end - *offset,
+            _ => found.push((start, end - start)),
+        }
+        if found.len() > MAX_PIECES {
+            return Err(Error::exhausted(format!("it has more than {MAX_PIECES} holes")));
+        }
+    }
+    if end < size {
+        found.push((size, 0));
+    }
+    Ok(found)
+}
+
 /// A pax record: its own length, which counts itself, the key and the value.
 fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3; // the space, "=" and the line's end
@@ -291,13 +392,13 @@ fn time(seconds: i64, nanoseconds: i64) -> String {
     if part == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:09}") }
 }
 
-fn xattrs(fd: &OwnedFd) -> Result<Vec<(OsString, Vec<u8>)>> {
+fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(OsString, Vec<u8>)>> {
     let mut kept = Vec::new();
-    let mut names = flistxattr(fd.as_fd()).context(|| "list its attributes")?;
+    let mut names = flistxattr(fd).context(|| "list its attributes")?;
     names.retain(|name| KEPT.iter().any(|kept| name.as_bytes().starts_with(kept.as_bytes())));
     names.sort();
     for name in names {
-        let value = fgetxattr(fd.as_fd(), &name).context(|| "read its attributes")?;
+        let value = fgetxattr(fd, &name).context(|| "read its attributes")?;
         kept.extend(value.map(|value| (name, value)));
     }
     Ok(kept)
@@ -325,5 +426,47 @@ mod tests {
         {
             assert_eq!(time(parts.0, parts.1), text);
         }
+    }
+
+    #[test]
+    fn holes_of_a_writable_layer_stay_holes_and_a_layers_are_its_bytes() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        // Of a piece each, more than a header and two blocks of it have room for; one of nothing else; one that begins and one that ends with it.
+        let long = "n".repeat(120);
+        let files: [(&str, u64, Vec<u64>); 4] = [
+            (&long, 60 << 20, (0..60).map(|n| (n << 20) + 5000).collect()),
+            ("nothing", 9 << 30, vec![]),
+            ("begins", (1 << 20) + 1, vec![1 << 20]),
+            ("ends", 1 << 20, vec![0]),
+        ];
+        for (name, size, marks) in &files {
+            let file = File::create_new(dir.path().join(name)).expect("create");
+            file.set_len(*size).expect("truncate");
+            marks.iter().for_each(|at| {
+                std::os::unix::fs::FileExt::write_all_at(&file, b"x", *at).expect("write");
+            });
+        }
+        let (mut out, root) = (Vec::new(), File::open(dir.path()).expect("open"));
+        write_changes(&root, &mut out).expect("written");
+        assert!(out.len() < 4 << 20, "{}", out.len());
+        let mut archive = tar::Archive::new(out.as_slice());
+        let mut seen = 0;
+        for entry in archive.entries().expect("entries") {
+            let mut entry = entry.expect("an entry");
+            let name = entry.path().expect("a path").display().to_string();
+            let Some((_, size, marks)) = files.iter().find(|(known, ..)| *known == name) else { continue };
+            seen += 1;
+            assert_eq!(entry.size(), *size, "{name}");
+            if *size < 1 << 30 {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).expect("its bytes");
+                let found: Vec<u64> = bytes.iter().zip(0..).filter(|(b, _)| **b != 0).map(|(_, at)| at).collect();
+                assert_eq!((bytes.len() as u64, &found), (*size, marks), "{name}");
+            }
+        }
+        assert_eq!(seen, files.len());
+        std::fs::remove_file(dir.path().join("nothing")).expect("remove");
+        let mut whole = io::sink();
+        write(&root, false, &mut whole).expect("written");
     }
 }

@@ -38,6 +38,7 @@ mod random;
 pub mod rlimit;
 pub mod sched;
 mod seccomp;
+pub mod seek;
 pub mod session;
 pub mod signalfd;
 pub mod socket;
