@@ -5,7 +5,7 @@ use crate::engine::{apparmor, cdi, checkpoint};
 use crate::error::describe_io;
 use crate::sys::probe;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const AREA: &str = "host";
@@ -21,7 +21,7 @@ const PLAUSIBLE_SECS: u64 = 1_767_225_600;
 /// elf(5): the type of a program header that names the dynamic linker.
 const PT_INTERP: u32 = 3;
 
-pub(super) fn check(cdi_dirs: &[PathBuf]) -> Vec<Finding> {
+pub(super) fn check(cdi_dirs: &[PathBuf], criu_program: Option<&Path>) -> Vec<Finding> {
     vec![
         nofile(),
         sysctl("kernel.pid_max", WANTED_PIDS, "the number of processes and threads of the whole host"),
@@ -29,7 +29,7 @@ pub(super) fn check(cdi_dirs: &[PathBuf]) -> Vec<Finding> {
         namespaces(),
         apparmor(),
         selinux(),
-        criu(),
+        criu(criu_program),
         cdi(cdi_dirs),
         clock(),
         build(),
@@ -104,11 +104,13 @@ fn selinux() -> Finding {
     }
 }
 
-fn criu() -> Finding {
+fn criu(configured: Option<&Path>) -> Finding {
     let why = "the program that CheckpointContainer is done with; nothing else needs it";
-    match checkpoint::find_criu(None) {
+    match checkpoint::find_criu(configured) {
         Ok(path) => Finding::ok(AREA, "criu", path.display().to_string(), why),
-        Err(_) => Finding::ok(AREA, "criu", "not installed: no checkpoints", why),
+        Err(_) if configured.is_none() => Finding::ok(AREA, "criu", "not installed: no checkpoints", why),
+        Err(e) => Finding::ok(AREA, "criu", e.to_string(), why)
+            .but(Verdict::Warn, "set checkpoint.criu to a program, or to nothing for criu of PATH"),
     }
 }
 
