@@ -6,8 +6,13 @@ use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{Machine, PATIENCE, until};
 use fixtures::{programs, put};
 use podwright::criapi::*;
+use podwright::network::{netlink, tables};
+use podwright::sys::netlink::Family;
+use podwright::sys::ns::{NsFlags, setns};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +20,7 @@ use tonic::{Code, Status};
 
 /// Has a word in its memory that nobody wrote down for it, changes its files, and counts.
 const COUNTS: &str = "p=ninety; w=$p-nine-$p; rm -r /usr; mkdir /made; echo one >/made/file; echo secret >/volume/secret; \
-    echo memory >/dev/shm/memory; exec 3<>/made/open; i=0; while :; do i=$((i+1)); echo $i; echo $i >/made/count; sleep 0.05; done";
+    dd if=/dev/null of=/made/holes bs=1M seek=64 2>/dev/null; echo end >>/made/holes; echo memory >/dev/shm/memory; exec 3<>/made/open; i=0; while :; do i=$((i+1)); echo $i; echo $i >/made/count; sleep 0.05; done";
 const IN_MEMORY: &str = "ninety-nine-ninety";
 
 async fn node(criu: &Path) -> Node {
@@ -30,6 +35,23 @@ async fn checkpoint(node: &mut Node, id: &str, location: &Path, timeout: i64) ->
     let location = location.display().to_string();
     let request = CheckpointContainerRequest { container_id: id.to_owned(), location, timeout };
     node.runtime.checkpoint_container(request).await.map(|_| ())
+}
+
+/// The same, to be waited for elsewhere.
+fn asking(node: &Node, id: &str, location: PathBuf) -> impl Future<Output = Result<(), Status>> + use<> {
+    let (mut runtime, location) = (node.runtime.clone(), location.display().to_string());
+    let request = CheckpointContainerRequest { container_id: id.to_owned(), location, timeout: 60 };
+    async move { runtime.checkpoint_container(request).await.map(|_| ()) }
+}
+
+/// What a process says of itself in a file, once it is there.
+async fn pid_in(file: &Path) -> u32 {
+    let file = file.to_owned();
+    let look = move || {
+        until(PATIENCE, || if file.exists() { Ok(()) } else { Err("it does not run".to_owned()) });
+        std::fs::read_to_string(file).expect("read").trim().parse().expect("a pid")
+    };
+    tokio::task::spawn_blocking(look).await.expect("joined")
 }
 
 fn own_pids(mut config: PodSandboxConfig) -> PodSandboxConfig {
@@ -114,7 +136,7 @@ async fn the_archive_has_memory_and_files_and_the_container_goes_on() {
         let about = location.metadata().expect("it is there");
         assert_eq!(about.permissions().mode() & 0o7777, 0o600);
 
-        let files = unpacked(std::fs::File::open(&location).expect("open"));
+        let files = unpacked(File::open(&location).expect("open"));
         let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&files[name]).expect("JSON");
         let config = json("config.dump");
         assert_eq!((&config["id"], &config["name"]), (&serde_json::json!(id), &serde_json::json!("c")));
@@ -131,6 +153,8 @@ async fn the_archive_has_memory_and_files_and_the_container_goes_on() {
         assert_eq!(json("deleted.files"), serde_json::json!(["usr"]));
         let changed = unpacked(files["rootfs-diff.tar"].as_slice());
         assert_eq!(changed["made/file"], b"one\n");
+        assert_eq!((changed["made/holes"].len(), changed["made/holes"].ends_with(b"\0end\n")), ((64 << 20) + 4, true));
+        assert!(about.len() < 32 << 20, "holes stay holes: {} bytes", about.len());
         assert!(changed.contains_key("made/open") && !changed.keys().any(|name| name.contains(".wh.")), "{changed:?}");
         assert!(!changed.keys().any(|name| name.contains("secret")), "a volume is not the container's: {changed:?}");
         // Its files are of the moment of its memory: the same number, or the one before if it was between two writes.
@@ -162,6 +186,8 @@ async fn what_cannot_be_is_refused_and_nothing_is_left() {
     let mut node = node(&programs::criu()).await;
     let archives = node.machine.dir("checkpoints");
     put(archives.join("taken.tar"), "a");
+    let fifo = archives.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
     let (log, id) = counting(&mut node, "p", true, false).await;
     for (location, code) in [
         (PathBuf::new(), Code::InvalidArgument),
@@ -171,6 +197,8 @@ async fn what_cannot_be_is_refused_and_nothing_is_left() {
         (archives.join("missing/a.tar"), Code::InvalidArgument),
         (archives.join("taken.tar/a.tar"), Code::InvalidArgument),
         ("/".into(), Code::InvalidArgument),
+        (fifo.join("a.tar"), Code::InvalidArgument),
+        (fifo.clone(), Code::AlreadyExists),
         (archives.join("taken.tar"), Code::AlreadyExists),
     ] {
         let e = checkpoint(&mut node, &id, &location, 60).await.expect_err("refused");
@@ -186,7 +214,7 @@ async fn what_cannot_be_is_refused_and_nothing_is_left() {
     node.stop_container(&id, 0).await.expect("stop");
     let e = checkpoint(&mut node, &id, &good, 60).await.expect_err("it has ended");
     assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
-    assert_nothing_but(&node, &archives, &["taken.tar"]);
+    assert_nothing_but(&node, &archives, &["fifo", "taken.tar"]);
     for status in [
         node.runtime.checkpoint_pod(CheckpointPodRequest::default()).await.map(|_| ()).expect_err("later"),
         node.runtime.restore_pod(RestorePodRequest::default()).await.map(|_| ()).expect_err("later"),
@@ -195,6 +223,32 @@ async fn what_cannot_be_is_refused_and_nothing_is_left() {
     }
     remove_all(&mut node).await;
     node.assert_clean().await;
+}
+
+/// The network namespace of a container.
+async fn netns(node: &mut Node, id: &str) -> File {
+    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+    let info = node.runtime.container_status(request).await.expect("status").into_inner().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).expect("JSON");
+    File::open(format!("/proc/{}/ns/net", info["pid"])).expect("it runs")
+}
+
+/// Makes a table of nftables there, as criu does, which drops all packets.
+fn add_table(netns: &File, name: &str) {
+    let (nft, inet) = (10 << 8, [1, 0, 0, 0]);
+    let frame = |kind| netlink::Message::new(kind, 0, "a batch").raw(&[0, 0, 0, 10]);
+    let table = netlink::Message::new(nft, netlink::CREATE, "add a table").raw(&inet).text(1, name).acked();
+    let make = || {
+        setns(netns.as_fd(), NsFlags::NET).expect("setns");
+        let mut socket = netlink::Socket::open(Family::Netfilter).expect("a socket");
+        let refused = socket.send_until(vec![frame(16), table, frame(17)], 1).expect("sent");
+        assert!(refused.is_empty(), "{refused:?}");
+    };
+    std::thread::scope(|scope| scope.spawn(make).join()).expect("made");
+}
+
+fn tables_of(netns: &File) -> Vec<String> {
+    tables::named(netns.as_fd(), "").expect("listed").into_iter().collect()
 }
 
 /// A criu that does what the test wants.
@@ -245,6 +299,34 @@ async fn a_criu_that_is_missing_fails_or_hangs_leaves_nothing_and_the_container_
 }
 
 #[tokio::test]
+async fn a_criu_that_is_killed_leaves_no_network_shut() {
+    let machine = Machine::with_busybox();
+    let program = machine.temp.path().join("criu");
+    let mut node = Node::of(machine, move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", program);
+    })
+    .await;
+    let pid = node.machine.temp.path().join("pid");
+    stand_in(&node, &format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", pid.display()));
+    let (log, id) = counting(&mut node, "p", true, false).await;
+    let netns = netns(&mut node, &id).await;
+    add_table(&netns, "CRIU-of-the-containers-own");
+    add_table(&netns, "firewall");
+    let asked = tokio::spawn(asking(&node, &id, node.machine.dir("checkpoints").join("a.tar")));
+    let criu = pid_in(&pid).await;
+    add_table(&netns, "CRIU-0123456789abcdef");
+    podwright::sys::exec::kill(criu, 9).expect("kill");
+    let e = asked.await.expect("asked").expect_err("it was killed");
+    assert_eq!(e.code(), Code::Internal, "{e}");
+    assert_eq!(tables_of(&netns), ["CRIU-of-the-containers-own", "firewall"]);
+    goes_on(&log);
+    assert_nothing_but(&node, &node.machine.dir("checkpoints"), &[]);
+    drop(netns);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn a_daemon_that_is_killed_at_it_leaves_no_container_frozen() {
     for point in ["frozen", "dumped", "written"] {
         let criu = programs::criu();
@@ -287,22 +369,105 @@ async fn a_criu_that_outlives_its_daemon_freezes_nothing_again() {
     let text = "while [ $1 != --freeze-cgroup ]; do shift; done; sleep 2; echo 1 >$2/cgroup.freeze";
     stand_in(&node, &format!("echo $$ >{0}.new; mv {0}.new {0}; {text}", pid.display()));
     let (log, id) = counting(&mut node, "p", false, false).await;
-    let location = node.machine.dir("checkpoints").join("a.tar").display().to_string();
-    let mut runtime = node.runtime.clone();
-    let asked = tokio::spawn(async move {
-        runtime.checkpoint_container(CheckpointContainerRequest { container_id: id, location, timeout: 60 }).await
-    });
-    while !pid.exists() {
-        tokio::task::yield_now().await;
-    }
+    let netns = netns(&mut node, &id).await;
+    let asked = tokio::spawn(asking(&node, &id, node.machine.dir("checkpoints").join("a.tar")));
+    let running = pid_in(&pid).await;
+    add_table(&netns, "CRIU-0123456789abcdef");
     node.kill();
     asked.await.expect("asked").expect_err("its daemon is gone");
     node.start_with(|daemon| {
         daemon.env("PODWRIGHT_CHECKPOINT_CRIU", &program);
     });
-    let criu = PathBuf::from("/proc").join(std::fs::read_to_string(&pid).expect("it ran").trim());
+    let criu = PathBuf::from(format!("/proc/{running}"));
     until(PATIENCE, || if criu.exists() { Err("it is still there".to_owned()) } else { Ok(()) });
+    assert_eq!(tables_of(&netns), [""; 0]);
+    drop(netns);
     goes_on(&log);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+/// A word that is in a file of the host alone.
+const CANARY: &str = "what-only-the-host-may-read";
+
+/// Links to the host, and everything else that a file can be.
+fn evil(host: &Path) -> String {
+    let host = host.display();
+    format!(
+        "mkdir -p /evil; cd /evil; ln -s {host}/canary link; ln -s {host} directory; ln -s ../../../../../../../../{host}/canary up; \
+         ln -s /proc/1/root/{host}/canary proc; ln -s .. loop; mknod fifo p; mknod null c 1 3; echo one >first; ln first second; \
+         echo \"\" >'new\nline'; ln -s {host} upper; ln -s {host} /linked; echo ready; while :; do sleep 1; done"
+    )
+}
+
+/// Puts one kind of file in the place of another in a neighbour, as fast as a shell can.
+fn racer(host: &Path) -> String {
+    let host = host.display();
+    format!(
+        "for p in /proc/[0-9]*; do [ -d $p/root/evil ] && [ ! -d $p/root/racer ] && break; done; cd $p/root/evil && mkdir /racer && echo ready; \
+         while :; do echo data >r; rm r; mknod r p; rm r; ln -s {host}/canary r; rm r; mkdir r; echo x >r/f; rm -r r; ln -s {host} r; \
+         rm r; mknod r c 1 5; rm r; done"
+    )
+}
+
+#[tokio::test]
+async fn nothing_of_the_host_is_in_an_archive_whatever_a_container_and_its_neighbour_do() {
+    let mut node = node(&programs::criu()).await;
+    let (archives, host) = (node.machine.dir("checkpoints"), node.machine.dir("host"));
+    put(host.join("canary"), CANARY);
+    let sandbox = node.sandbox("p");
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let mut ids = Vec::new();
+    for (name, text) in [("c", evil(&host)), ("racer", racer(&host))] {
+        let id = node.create(&pod, script(name, &text), sandbox.clone()).await.expect("create");
+        node.start_container(&id).await.expect("start");
+        let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
+        let said = || log_text(&log, "stdout") + &log_text(&log, "stderr");
+        until(PATIENCE, || if said().contains("ready") { Ok(()) } else { Err(format!("{name}: {}", said())) });
+        ids.push(id);
+    }
+    let mut whole = 0;
+    for number in 0..20 {
+        let location = archives.join(format!("{number}.tar"));
+        if let Err(e) = checkpoint(&mut node, &ids[0], &location, 120).await {
+            // A file that was another one a moment ago may be an error. Never an end of time: nothing that is opened waits.
+            assert_eq!(e.code(), Code::Internal, "{e}");
+            continue;
+        }
+        whole += 1;
+        let bytes = std::fs::read(&location).expect("read");
+        assert!(
+            !bytes.windows(CANARY.len()).any(|at| at == CANARY.as_bytes()),
+            "archive {number} has a file of the host"
+        );
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        for entry in archive.entries().expect("a tar archive") {
+            let entry = entry.expect("an entry");
+            let (header, name) = (entry.header(), entry.path().expect("a path").display().to_string());
+            let owner = (header.uid().expect("uid"), header.gid().expect("gid"), header.mode().expect("mode"));
+            assert_eq!((header.entry_type(), owner), (tar::EntryType::Regular, (0, 0, 0o600)), "{name}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            assert!(name.strip_prefix("checkpoint/").unwrap_or(&name).chars().all(plain), "{name:?}");
+        }
+        let files = unpacked(bytes.as_slice());
+        let mut changed = tar::Archive::new(files["rootfs-diff.tar"].as_slice());
+        let mut links = BTreeMap::new();
+        for entry in changed.entries().expect("a tar archive") {
+            let entry = entry.expect("an entry");
+            let path = entry.path().expect("a path").display().to_string();
+            assert!(!path.starts_with('/') && !path.split('/').any(|part| part == ".."), "{path:?}");
+            links.insert(
+                path,
+                (entry.header().entry_type(), entry.link_name().expect("a link").map(|l| l.into_owned())),
+            );
+        }
+        for link in ["evil/link", "evil/directory", "evil/up", "evil/proc", "evil/upper", "linked"] {
+            assert_eq!(links[link].0, tar::EntryType::Symlink, "{link}");
+        }
+        assert_eq!(links["evil/second"], (tar::EntryType::Link, Some("evil/first".into())));
+        assert_eq!((links["evil/fifo"].0, links["evil/null"].0), (tar::EntryType::Fifo, tar::EntryType::Char));
+    }
+    assert!(whole > 0, "none of them could be written");
     remove_all(&mut node).await;
     node.assert_clean().await;
 }

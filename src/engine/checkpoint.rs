@@ -5,25 +5,29 @@
 //!   freeze the cgroup -> criu dump -> changed files -> thaw -> archive, without a name -> give it its name
 //! ```
 //! The container stands still so that its files are those of its memory. What was begun is in `checkpoint/` beside its writable layer: as long as
-//! that is there the cgroup may be frozen, and whoever finds it there at a start thaws and removes it.
+//! that is there the cgroup may be frozen and its network shut, and whoever finds it there at a start, or at the next checkpoint, puts both
+//! back and removes it.
 
 mod archive;
 mod criu;
+mod locks;
 
 use super::pod::{Pod, State};
 use super::run_pod::remove_tree;
-use super::{Engine, blocking, mkdir_all};
+use super::{Engine, blocking};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::ContainerId;
-use crate::state::record::{ContainerRecord, ProcessRecord};
+use crate::state::record::{ContainerRecord, Process, ProcessRecord};
 use archive::{Changes, Target};
 pub use criu::find as find_criu;
+use locks::Locks;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a checkpoint may take when nobody says: what a kubelet waits for one.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -40,39 +44,70 @@ pub struct Settings {
 }
 
 /// What is known of a container that is to be written.
+#[derive(Clone)]
 struct Subject {
     pod: Arc<Pod>,
     record: Arc<ContainerRecord>,
     process: ProcessRecord,
-    cgroup: Cgroup,
+    /// Whose network is the container's.
+    pause: Option<Process>,
     /// `checkpoint/` beside the writable layer.
     work: PathBuf,
 }
 
-/// One at a time for a container.
-struct Turn<'a>(&'a Engine, ContainerId);
+/// One at a time for a container: until the last that works on it has ended.
+struct Turn(Engine, ContainerId);
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.0.0.checkpointing.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
+/// Until when, and whose turn it is.
+#[derive(Clone)]
+struct Task {
+    until: Instant,
+    turn: Arc<Turn>,
+}
+
+impl Task {
+    /// Waits for work that blocks, and no longer than there is time: what hangs in the kernel then is left alone with it, and keeps the turn.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let turn = self.turn.clone();
+        let work = blocking(move || {
+            let result = work();
+            drop(turn);
+            result
+        });
+        let late = |_| Err(Error::new(Kind::DeadlineExceeded, "it was not written in time"));
+        timeout_at(self.until, work).await.unwrap_or_else(late)
+    }
+}
+
 /// A cgroup whose processes stand still, until this is dropped.
-struct Frozen(Cgroup);
+struct Frozen(Option<Cgroup>);
 
 impl Frozen {
-    fn new(cgroup: Cgroup) -> Result<Frozen> {
-        let path = cgroup.path().clone();
-        let frozen = Frozen(cgroup); // also thaws when it takes too long
-        frozen.0.freeze(FREEZE_WAIT).context(|| format!("freeze cgroup {path}"))?;
-        Ok(frozen)
+    fn new(cgroup: Cgroup, wait: Duration) -> Result<Frozen> {
+        let frozen = Frozen(Some(cgroup)); // also thaws when it takes too long
+        match frozen.0.as_ref().map_or(Ok(()), |cgroup| cgroup.freeze(wait)) {
+            Ok(()) => Ok(frozen),
+            Err(e) => Err(Error::collect([Some(e), frozen.thaw().err()].into_iter().flatten().collect())
+                .unwrap_or_else(|| Error::internal("no error"))),
+        }
+    }
+
+    /// Lets them go on, and says when they do not.
+    fn thaw(mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), |cgroup| cgroup.thaw())
     }
 }
 
 impl Drop for Frozen {
+    /// Of who has not waited for it.
     fn drop(&mut self) {
-        if let Err(e) = self.0.thaw() {
+        if let Some(Err(e)) = self.0.take().map(|cgroup| cgroup.thaw()) {
             tracing::warn!("{e}");
         }
     }
@@ -85,7 +120,7 @@ impl Engine {
     }
 
     /// Writes a running container to the archive `location`, which must not be there yet; the container goes on. When this fails, or `timeout`
-    /// is over, nothing is left.
+    /// is over, there is no archive, and nothing is left but what the error says. Putting the container back is not given up when time is over.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` unless it runs, or while another call is at it; `InvalidArgument`, `AlreadyExists` for the location;
@@ -101,39 +136,37 @@ impl Engine {
             );
             return Err(Error::unsupported(why).context(doing()));
         }
-        let subject = self.subject(pod, id).context(doing)?;
+        let (subject, cgroup) = self.subject(pod, id).context(doing)?;
         let criu = criu::find(self.0.checkpoints.get().and_then(|settings| settings.criu.as_deref())).context(doing)?;
-        let target = Target::open(location).context(doing)?;
-        let _turn = self.turn(id).context(doing)?;
-        let (work, note) = (subject.work.clone(), subject.pod.clone());
-        note.note(&format!("engine: checkpoint of {} begun", subject.record.config.name));
-        let written = self.write_checkpoint(subject, &criu, target, until).await;
-        let removed = blocking(move || remove_tree(&work)).await;
-        note.note(&format!("engine: checkpoint {}", if written.is_ok() { "written" } else { "failed" }));
-        let errors = written.err().into_iter().chain(removed.err()).collect();
-        Error::collect(errors).map_or(Ok(()), |e| Err(e.context(doing())))
+        let task = Task { until, turn: Arc::new(self.turn(id).context(doing)?) };
+        let location = location.to_owned();
+        let target = task.blocking(move || Target::open(&location)).await.context(doing)?;
+        subject.pod.note(&format!("engine: checkpoint of {} begun", subject.record.config.name));
+        let written = self.write_checkpoint(&subject, cgroup, &criu, target, &task).await;
+        subject.pod.note(&format!("engine: checkpoint {}", if written.is_ok() { "written" } else { "failed" }));
+        written.context(doing)
     }
 
-    fn turn(&self, id: &ContainerId) -> Result<Turn<'_>> {
+    fn turn(&self, id: &ContainerId) -> Result<Turn> {
         let mut all = self.0.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         if all.insert(id.clone()) {
-            return Ok(Turn(self, id.clone()));
+            return Ok(Turn(self.clone(), id.clone()));
         }
         Err(Error::precondition("another checkpoint of it is being written"))
     }
 
-    fn subject(&self, pod: Arc<Pod>, id: &ContainerId) -> Result<Subject> {
-        let (record, process) = {
+    fn subject(&self, pod: Arc<Pod>, id: &ContainerId) -> Result<(Subject, Cgroup)> {
+        let (record, process, pause) = {
             let facts = pod.facts();
             facts.whole()?;
             let container = facts.containers.get(id).filter(|c| c.state() == State::Running);
             let container = container.ok_or_else(|| Error::precondition("it does not run"))?;
             let process = container.process.clone().ok_or_else(|| Error::precondition("it does not run"))?;
-            (container.record.clone(), process)
+            (container.record.clone(), process, facts.sandbox.as_ref().map(|sandbox| sandbox.pause))
         };
         let cgroup = self.open_cgroup(&pod.container_cgroup(id))?;
         let work = self.work_of(id);
-        Ok(Subject { pod, record, process, cgroup, work })
+        Ok((Subject { pod, record, process, pause, work }, cgroup))
     }
 
     /// By the mark, for another process may be at it, or was.
@@ -145,48 +178,114 @@ impl Engine {
         self.paths().writable(id).join("checkpoint")
     }
 
-    async fn write_checkpoint(&self, subject: Subject, criu: &Path, target: Target, until: Instant) -> Result<()> {
-        let Subject { record, process, cgroup, work, .. } = subject;
-        let images = work.join(archive::IMAGES);
-        remove_tree(&work)?; // of a daemon that was killed and whose container could not be found at the next one's start
-        mkdir_all(&images, 0o700)?;
-        let files = self.hierarchy().file(cgroup.path(), "");
-        let (call, log) = criu::dump(criu, process.process, &record, &work, &files, until)?;
-        let frozen = blocking(move || Frozen::new(cgroup)).await?;
-        fault::point("engine.checkpoint.frozen");
-        criu::run(call, &log).await?;
-        fault::point("engine.checkpoint.dumped");
-        // A pid that was given to another in the meantime is no container of ours.
-        if !criu::is_same(process.process) {
-            return Err(Error::precondition("it ended while it was being written"));
+    async fn write_checkpoint(
+        &self,
+        subject: &Subject,
+        cgroup: Cgroup,
+        criu: &Path,
+        target: Target,
+        task: &Task,
+    ) -> Result<()> {
+        // Of a checkpoint that could not be taken back, or a daemon that was killed and whose container could not be found at the next one's start.
+        let (engine, old) = (self.clone(), subject.clone());
+        task.blocking(move || engine.put_back(&old.pod, old.pause, &old.record.id)).await?;
+        let (work, pause) = (subject.work.clone(), subject.pause);
+        let locks = task.blocking(move || begin(&work, pause)).await;
+        let mut left = Vec::new();
+        let written = match locks {
+            Ok(locks) => self.take(subject, cgroup, criu, locks, task, &mut left).await,
+            Err(e) => Err(e),
+        };
+        let written = match written {
+            Ok(()) => Self::name_archive(subject, target, task).await,
+            failed => failed,
+        };
+        let work = subject.work.clone();
+        // What could not be put back is the next one's, by the mark.
+        if left.is_empty() {
+            left.extend(blocking(move || remove_tree(&work)).await.err());
         }
+        let errors: Vec<Error> = written.err().into_iter().chain(left).collect();
+        Error::collect(errors).map_or(Ok(()), Err)
+    }
+
+    /// Writes what is gone when the container goes on, which it does when this returns; if not, why is added to `left`.
+    async fn take(
+        &self,
+        subject: &Subject,
+        cgroup: Cgroup,
+        criu: &Path,
+        locks: Locks,
+        task: &Task,
+        left: &mut Vec<Error>,
+    ) -> Result<()> {
+        let files = self.hierarchy().file(cgroup.path(), "");
+        let Subject { record, process, work, .. } = subject.clone();
+        let (call, log) = criu::dump(criu, process.process, &record, &work, &files, task.until)?;
+        let wait = FREEZE_WAIT.min(task.until.saturating_duration_since(Instant::now()));
+        let frozen = task.blocking(move || Frozen::new(cgroup, wait)).await?;
+        fault::point("engine.checkpoint.frozen");
         let upper = self.paths().writable(&record.id).join("upper");
-        let (layers, directory) = (record.layers.clone(), work.clone());
-        let deadline = until.into_std();
-        blocking(move || Changes::write(&upper, &layers, &directory, deadline)).await?;
-        drop(frozen);
-        blocking(move || {
+        let dumped = criu::run(call, &log).await;
+        fault::point("engine.checkpoint.dumped");
+        let taken = match dumped {
+            // A pid that was given to another in the meantime is no container of ours.
+            Ok(()) if !criu::is_same(process.process) => {
+                Err(Error::precondition("it ended while it was being written"))
+            }
+            Ok(()) => {
+                let deadline = task.until.into_std();
+                task.blocking(move || Changes::write(&upper, &record.layers, &work, deadline)).await
+            }
+            failed => failed,
+        };
+        left.extend(frozen.thaw().err());
+        left.extend(blocking(move || locks.remove()).await.err());
+        taken
+    }
+
+    /// Writes the archive of what is in the directory.
+    async fn name_archive(subject: &Subject, target: Target, task: &Task) -> Result<()> {
+        let (Subject { record, process, work, .. }, deadline) = (subject.clone(), task.until.into_std());
+        let whole = task.blocking(move || {
             archive::describe(&record, &process, &work)?;
             target.write(&work, deadline)
-        })
-        .await?;
+        });
+        let whole = whole.await?;
+        // From here on it is there in time, however long its directory takes to be synced.
+        blocking(move || whole.name()).await?;
         fault::point("engine.checkpoint.written");
         Ok(())
     }
 
     /// Takes away what a daemon that was killed had begun: whatever it froze goes on.
-    pub(super) fn forget_checkpoint(&self, pod: &Pod, id: &ContainerId) {
+    pub(super) fn forget_checkpoint(&self, pod: &Pod, pause: Option<Process>, id: &ContainerId) {
+        if let Err(e) = self.put_back(pod, pause, id) {
+            tracing::warn!("container {}: {e}", id.short());
+        }
+    }
+
+    fn put_back(&self, pod: &Pod, pause: Option<Process>, id: &ContainerId) -> Result<()> {
         let work = self.work_of(id);
         if !work.exists() {
-            return;
+            return Ok(());
         }
         // The criu of that daemon would put back what it found, when it ends: frozen.
         criu::end_strays(id);
         let thawed = self.open_cgroup(&pod.container_cgroup(id)).and_then(|cgroup| cgroup.thaw());
         // One that is gone has nobody in it to be thawed.
         let thawed = thawed.or_else(|e| if e.kind() == Kind::NotFound { Ok(()) } else { Err(e) });
-        if let Err(e) = thawed.and_then(|()| remove_tree(&work)) {
-            tracing::warn!("container {}: {e}", id.short());
-        }
+        let opened = Locks::read(&work, pause).and_then(|locks| locks.map_or(Ok(()), Locks::remove));
+        Error::collect([thawed.err(), opened.err()].into_iter().flatten().collect()).map_or(Ok(()), Err)?;
+        remove_tree(&work)
     }
+}
+
+/// Makes the mark, and notes how the network is. Only below a writable layer that is there: a container that is removed meanwhile stays so.
+fn begin(work: &Path, pause: Option<Process>) -> Result<Locks> {
+    for directory in [work.to_owned(), work.join(archive::IMAGES)] {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+        made.context(|| format!("make directory {}", directory.display()))?;
+    }
+    Locks::note(work, pause)
 }

@@ -195,12 +195,14 @@ impl Engine {
             let Some(record) = self.find::<ContainerRecord>(&path).record() else { continue };
             containers.push((container, self.read_container(record)));
         }
+        let unreadable = matches!(sandbox, Found::Unreadable);
+        let sandbox = sandbox.record();
         if !self.is_observer() {
-            containers.iter().for_each(|(container, _)| self.forget_checkpoint(pod, container));
+            let pause = sandbox.as_ref().map(|sandbox| sandbox.pause);
+            containers.iter().for_each(|(container, _)| self.forget_checkpoint(pod, pause, container));
         }
         pod.change(|facts| {
-            facts.unreadable = matches!(sandbox, Found::Unreadable);
-            let sandbox = sandbox.record();
+            facts.unreadable = unreadable;
             facts.sandbox =
                 sandbox.map(|s| SandboxState { pause: s.pause, started_at_ns: s.started_at_ns, exit: None });
             facts.stopped = stopped;

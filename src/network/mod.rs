@@ -16,6 +16,7 @@
 pub mod bridge;
 pub mod cni;
 pub mod netlink;
+pub mod tables;
 
 use crate::config::network::{NetworkMode, NetworkSettings};
 use crate::error::{Error, Result};

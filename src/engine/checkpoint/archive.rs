@@ -60,10 +60,14 @@ impl Target {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(wrong("it must be the absolute path of a file"));
         };
-        if !parent.is_dir() {
-            return Err(wrong("its directory is not there"));
-        }
-        let directory = File::open(parent).context(|| format!("open {}", parent.display()))?;
+        // Whatever is there, opening it waits for nobody.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        let directory = match at::openat2(at::CWD, parent, flags, 0, ResolveFlags::empty()) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(wrong("its directory is not there"));
+            }
+            opened => File::from(opened.context(|| format!("open {}", parent.display()))?),
+        };
         let target = Target { path: path.to_owned(), directory, name: name.to_owned() };
         match at::statat(target.directory.as_fd(), &target.name).context(|| format!("look at {}", path.display()))? {
             Some(_) => Err(target.taken()),
@@ -75,8 +79,8 @@ impl Target {
         Error::new(Kind::AlreadyExists, format!("location {:?}: there is something already", self.path))
     }
 
-    /// Writes all that is in `work`, and gives it its name.
-    pub(super) fn write(&self, work: &Path, until: Instant) -> Result<()> {
+    /// Writes all that is in `work`, and syncs it.
+    pub(super) fn write(self, work: &Path, until: Instant) -> Result<Whole> {
         let doing = || format!("write {}", self.path.display());
         let flags = OFlags::WRONLY | OFlags::TMPFILE;
         let file = at::openat2(self.directory.as_fd(), Path::new("."), flags, MODE, ResolveFlags::empty());
@@ -85,9 +89,25 @@ impl Target {
         let out = BufWriter::with_capacity(BUFFER, Bounded { out: &file, until });
         pack(work, out).context(doing)?;
         file.sync_all().context(doing)?;
-        match at::name_open(file.as_fd(), self.directory.as_fd(), &self.name) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(self.taken()),
-            named => named.and_then(|()| self.directory.sync_all()).context(doing),
+        Ok(Whole { target: self, file })
+    }
+}
+
+/// An archive that has all and no name.
+pub(super) struct Whole {
+    target: Target,
+    file: File,
+}
+
+impl Whole {
+    /// Gives it its name.
+    pub(super) fn name(self) -> Result<()> {
+        let Whole { target, file } = self;
+        match at::name_open(file.as_fd(), target.directory.as_fd(), &target.name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(target.taken()),
+            named => {
+                named.and_then(|()| target.directory.sync_all()).context(|| format!("name {}", target.path.display()))
+            }
         }
     }
 }
@@ -146,7 +166,7 @@ fn create(path: &Path) -> Result<File> {
     open.write(true).create_new(true).mode(MODE).open(path).context(|| format!("create {}", path.display()))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_vec(value).map_err(|e| Error::internal(format!("encode {}: {e}", path.display())))?;
     create(path)?.write_all(&text).context(|| format!("write {}", path.display()))
 }
@@ -164,6 +184,9 @@ impl Changes {
         out.flush().context(|| "write the changed files")?;
         let mut deleted: BTreeSet<PathBuf> = gone.removed.iter().map(|path| OsStr::from_bytes(path).into()).collect();
         for directory in gone.replaced.iter().map(|path| Path::new(OsStr::from_bytes(path))) {
+            if Instant::now() > until {
+                return Err(io::Error::from(io::ErrorKind::TimedOut)).context(|| "list the files that are gone");
+            }
             deleted.extend(hidden(directory, upper, layers));
         }
         // Most are none: what is no UTF-8 cannot be said in JSON.
