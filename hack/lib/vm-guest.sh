@@ -124,7 +124,7 @@ readonly module_trees=(
     drivers/block/{loop,virtio_blk}.ko drivers/char/virtio_console.ko drivers/virtio
     drivers/net/{dummy,macvlan,tun,veth}.ko drivers/net/{ipvlan,vxlan}
     fs/{fuse,overlayfs,squashfs}
-    net/{802,8021q,bridge,ipv4,ipv6,llc,netfilter,sched,sctp}
+    net/{802,8021q,bridge,ipv4,ipv6,llc,netfilter,netlink,packet,sched,sctp,unix}
 )
 readonly early_modules=(virtio_pci virtio_blk virtio_console) # to reach the disk and the ports
 readonly late_modules=(overlay veth bridge nf_tables)         # what every node has loaded
