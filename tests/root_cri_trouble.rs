@@ -3,8 +3,8 @@
 
 mod fixtures;
 
-use fixtures::cri::{Node, script};
-use fixtures::machine::{GONE_WITHIN, Machine, PATIENCE, Running, until};
+use fixtures::cri::{Node, log_text, script};
+use fixtures::machine::{GONE_WITHIN, Machine, PATIENCE, Running, killed, until};
 use podwright::criapi::*;
 use podwright::sys::poll::{Interest, poll_until};
 use podwright::sys::socket::{recvmsg, sendmsg};
@@ -12,6 +12,7 @@ use podwright::wire::{HEADER_BYTES, VERSIONS, frame_len};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -46,7 +47,7 @@ async fn a_command_ends_when_the_client_that_asked_for_it_has_gone() {
     let mut node = Node::new().await;
     let (pod, id) = node.pod_with("p", "sleep 1000").await;
     let sleeper = format!("sleep 7{}", std::process::id());
-    for (timeout, deadline) in [(0, None), (0, Some(Duration::from_millis(300))), (500, None)] {
+    for (timeout, deadline) in [(0, None), (0, Some(Duration::from_secs(2))), (500, None)] {
         let cmd = ["sh", "-c", &format!("setsid {sleeper} & {sleeper}")].map(str::to_owned).to_vec();
         let mut request = tonic::Request::new(ExecSyncRequest { container_id: id.clone(), cmd, timeout });
         if let Some(deadline) = deadline {
@@ -54,7 +55,8 @@ async fn a_command_ends_when_the_client_that_asked_for_it_has_gone() {
         }
         let mut client = node.runtime.clone();
         let call = tokio::spawn(async move { client.exec_sync(request).await });
-        soon("running", || running(&sleeper) == 2).await;
+        // On a machine that is busy its time may be over before that.
+        soon("running", || running(&sleeper) == 2 || deadline.is_some() && call.is_finished()).await;
         if deadline.is_none() {
             call.abort(); // as a client that is killed: its stream is reset
         }
@@ -271,7 +273,7 @@ async fn a_pod_whose_record_cannot_be_read_can_be_stopped_and_removed() {
         let pause = u32::try_from(sandbox["pause"]["pid"].as_u64().expect("a pid")).expect("a pid");
         for (pid, yes) in [(shim, kill_shim), (pause, kill_pause)] {
             if yes {
-                podwright::sys::exec::kill(pid, 9).expect("kill");
+                killed(pid);
             }
         }
         node.start();
@@ -377,7 +379,7 @@ async fn a_pod_of_another_boot_is_swept() {
     let text = std::fs::read_to_string(of_b.join("pod.json")).expect("record");
     let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let shim = record["shim"]["pid"].as_u64().expect("a pid");
-    podwright::sys::exec::kill(u32::try_from(shim).expect("a pid"), 9).expect("kill");
+    killed(u32::try_from(shim).expect("a pid"));
     record["boot_id"] = "00000000-0000-4000-8000-000000000000".into();
     // By now its number is another process's, which is not to be touched.
     record["shim"]["pid"] = std::process::id().into();
@@ -429,8 +431,9 @@ async fn verbs_on_one_pod_wait_for_each_other_and_on_different_pods_do_not() {
     let mut client = node.runtime.clone();
     let request = ExecSyncRequest { container_id: in_a, cmd: vec!["true".into()], timeout: 30 };
     let exec = tokio::spawn(async move { client.exec_sync(request).await });
-    // In the order in which they came: it is another verb on that pod.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // In the order in which they came: it is another verb on that pod, which the start has by now.
+    let cgroup = node.machine.cgroup_dir().join("pods").join(&a).join(&second);
+    soon("at its start", || cgroup.exists()).await;
     let mut client = node.runtime.clone();
     let create = CreateContainerRequest {
         pod_sandbox_id: a.clone(),
@@ -439,15 +442,15 @@ async fn verbs_on_one_pod_wait_for_each_other_and_on_different_pods_do_not() {
     };
     let create = tokio::spawn(async move { client.create_container(create).await });
 
-    let begun = Instant::now();
-    let (b, in_b) = node.pod_with("b", "trap 'exit 5' TERM; while :; do sleep 0.05; done").await;
+    let (b, in_b) = node.pod_with("b", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done").await;
+    let log = node.status(&in_b).await.expect("status").log_path;
+    soon("ready", || log_text(Path::new(&log), "stdout") == "ready\n").await;
     assert_eq!(node.exec(&in_b, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
     assert_eq!(node.pods(PodSandboxFilter::default()).await.len(), 2);
     node.stop_container(&in_b, 30).await.expect("stop");
     assert_eq!(node.status(&in_b).await.expect("status").exit_code, 5);
     node.remove_pod(&b).await.expect("remove");
-    assert!(begun.elapsed() < Duration::from_secs(5), "another pod's shim stands still: {:?}", begun.elapsed());
-    assert!(!start.is_finished() && !exec.is_finished() && !create.is_finished());
+    assert!(!start.is_finished() && !exec.is_finished() && !create.is_finished(), "that pod's shim stands still");
     drop(stopped);
     start.await.expect("joined").expect("start");
     exec.await.expect("joined").expect("exec");
@@ -466,11 +469,11 @@ async fn calls_to_a_shim_that_stands_still_end_and_its_pod_can_be_stopped() {
     let begun = Instant::now();
     let late = node.stop_container(&id, 0).await.expect_err("nobody kills it");
     assert!(late.code() == Code::DeadlineExceeded && late.message().contains("shim"), "{late:?}");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_eq!(node.status(&id).await.expect("status").state(), ContainerState::ContainerRunning, "it does run");
     // A pod that is to end ends without its shim.
     node.stop_pod(&pod).await.expect("stop");
-    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
     assert_eq!(node.status(&id).await.expect("status").state(), ContainerState::ContainerExited);
     node.remove_pod(&pod).await.expect("remove");
     node.stop().await;
@@ -489,7 +492,8 @@ async fn a_shim_that_stands_still_does_not_hold_up_the_start() {
     let stopped = Stopped::new(shim);
     let begun = Instant::now();
     node.start();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // What a shim is given until it is given up.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(node.pod_status(&a).await.expect("listed").state(), PodSandboxState::SandboxNotready);
     assert_eq!(node.pod_status(&b).await.expect("listed").state(), PodSandboxState::SandboxReady);
     assert_eq!(node.exec(&in_b, &["echo", "on"], 10).await.expect("exec").stdout, b"on\n");
@@ -580,7 +584,7 @@ async fn a_shim_of_the_version_before_is_understood() {
     let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 2 };
     let mut client = node.runtime.clone();
     let call = tokio::spawn(async move { client.exec_sync(request).await });
-    soon("running", || running(&sleeper) == 1).await;
+    soon("running", || running(&sleeper) == 1 || call.is_finished()).await;
     call.abort();
     soon("ended", || running(&sleeper) == 0).await;
     node.stop_container(&id, 0).await.expect("stop");

@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::kubelet::{Kubelet, Start, Supervisor};
-use fixtures::machine::{GONE_WITHIN, Machine, Running, ask, json, pod, until};
+use fixtures::machine::{GONE_WITHIN, Machine, PATIENCE, Running, ask, json, killed, pod, until};
 use fixtures::network::{self, get};
 use podwright::criapi::{PodSandboxStatusRequest, PortMapping, RunPodSandboxRequest, StatusRequest};
 use serde_json::Value;
@@ -14,7 +14,6 @@ use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 const BRIDGE: &str = "podwright0";
 
@@ -86,7 +85,7 @@ fn a_page_is_fetched_by_address_and_host_port_from_the_host_and_from_another_pod
     let two = serve(&machine, "two", &ports("{containerPort: 80, hostPort: 8081, hostIP: 127.0.0.1}"));
     assert_eq!(two.ips, ["10.118.0.3", "fd70:6f64:7772::3"]);
     // As soon as both ends are up the kernel has yet to say so to its own bridge, by a work of its own.
-    until(Duration::from_secs(5), || get("10.118.0.2:80").map(|_| ()));
+    until(PATIENCE, || get("10.118.0.2:80").map(|_| ()));
     for at in ["10.118.0.2:80", "127.0.0.1:8080", "10.118.0.1:8080"] {
         assert_eq!(get(at).as_deref(), Ok("one"), "{at}");
     }
@@ -134,9 +133,7 @@ fn a_neighbour_reaches_host_ports_and_sees_the_hosts_address_when_a_pod_comes() 
         let web = serve(&machine, "web", &ports("{containerPort: 80, hostPort: 8080}"));
         let neighbour = network::neighbour(ours, theirs);
         let at = |ip: &str| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        until(Duration::from_secs(5), || {
-            network::inside(&neighbour, || get(&format!("{}:8080", at(ours))).map(|_| ()))
-        });
+        until(PATIENCE, || network::inside(&neighbour, || get(&format!("{}:8080", at(ours))).map(|_| ())));
         assert_eq!(network::inside(&neighbour, || get(&format!("{}:8080", at(ours)))).as_deref(), Ok("web"));
         // It has no way to the pods: only a masqueraded connection is answered.
         let heard =
@@ -181,7 +178,7 @@ fn a_datagram_of_either_family_to_a_host_port_goes_to_the_pod_that_has_it_now() 
                 Ok(answer) if answer == name => Ok(()),
                 other => Err(format!("{name} at {ip}: {other:?}")),
             };
-            until(Duration::from_secs(10), answered);
+            until(PATIENCE, answered);
         }
         sockets[0].1.send_to(b"end", "127.0.0.1:5353").expect("send");
         serving.join().expect("no panic"); // its socket would keep the namespace
@@ -313,10 +310,11 @@ fn a_pod_does_not_reach_what_listens_on_the_hosts_loopback() {
     let machine = Machine::with_bridge();
     let web = serve(&machine, "web", "");
     let pod = netns(&machine, "web");
+    until(PATIENCE, || get("10.118.0.2:80").map(|_| ())); // the bridge lets it through by now
     ip(&pod, "address flush dev lo");
     ip(&pod, "route add 127.0.0.0/8 via 10.118.0.1");
     let host = UdpSocket::bind("0.0.0.0:0").expect("bind");
-    host.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    host.set_read_timeout(Some(PATIENCE)).expect("set");
     let port = host.local_addr().expect("an address").port();
     let pods = network::inside(&pod, || UdpSocket::bind("10.118.0.2:0").expect("bind"));
     let send = |to: &str| pods.send_to(to.as_bytes(), (to, port)).expect("it leaves the pod");
@@ -522,7 +520,7 @@ fn a_daemon_says_that_the_network_is_ready_and_takes_away_what_dead_pods_have_le
     let (shim, pause) = (pid("pod.json")["shim"]["pid"].clone(), pid("sandbox.json")["pause"]["pid"].clone());
     assert!(supervisor.stop().iter().all(std::process::ExitStatus::success));
     for pid in [shim, pause] {
-        podwright::sys::exec::kill(u32::try_from(pid.as_u64().expect("a pid")).expect("a pid"), 9).expect("kill");
+        killed(u32::try_from(pid.as_u64().expect("a pid")).expect("a pid"));
     }
     fs::remove_dir_all(machine.state().join("pods").join(&pod)).expect("rm -r");
     assert_eq!(
