@@ -77,9 +77,9 @@ async fn eventually_logged(path: &Path, stream: &str, text: &str) {
     tokio::task::spawn_blocking(wait).await.expect("logged");
 }
 
-/// Says what it is told through a file, one line after the other, and ends with the number in `exit`.
+/// Says what it is told through a file, one line after the other, and then so through another; and ends with the number in `exit`.
 const OBEYS: &str = "n=0; while :; do
-    if [ -e /v/say$n ]; then cat /v/say$n; cat /v/say$n >&2; n=$((n+1)); fi
+    if [ -e /v/say$n ]; then cat /v/say$n; cat /v/say$n >&2; : > /v/said$n; n=$((n+1)); fi
     [ -e /v/exit ] && exit $(cat /v/exit)
     sleep 0.02
 done";
@@ -99,6 +99,13 @@ fn obedient(name: &str, volume: &Path) -> ContainerConfig {
 fn tell(volume: &Path, name: &str, text: &str) {
     fixtures::put(volume.join("new"), text);
     fs::rename(volume.join("new"), volume.join(name)).expect("rename");
+}
+
+/// Waits until the container has said that line; where nobody reads, it is in its pipes.
+async fn said(volume: &Path, number: u32) {
+    let path = volume.join(format!("said{number}"));
+    let wait = move || until(PATIENCE, || if path.exists() { Ok(()) } else { Err("it says nothing".to_owned()) });
+    tokio::task::spawn_blocking(wait).await.expect("said");
 }
 
 /// A pod `name` with obedient containers, and their volumes.
@@ -147,14 +154,12 @@ async fn a_container_goes_on_under_another_shim_with_its_output_and_its_exit_cod
     let old = shim_of(&mut node, &pod).await;
     podwright::sys::exec::kill(old, 19).expect("SIGSTOP");
     tell(volume, "say1", "between\n");
-    let is_said = || fs::read_to_string(format!("/proc/{pid}/io")).expect("io");
-    let before = is_said();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_ne!(before, is_said(), "it runs");
+    said(volume, 1).await;
     kill(old);
     tell(volume, "say2", "after\n");
-    // What comes last: each word goes to stdout first.
-    eventually_logged(&log, "stderr", "after\n").await;
+    for stream in ["stdout", "stderr"] {
+        eventually_logged(&log, stream, "after\n").await;
+    }
     assert_eq!(log_text(&log, "stdout"), "before\nbetween\nafter\n");
     assert_eq!(log_text(&log, "stderr"), "before\nbetween\nafter\n");
     assert!(runs(&pid) && pid_of(&mut node, id).await == pid, "it is the same process");
@@ -257,7 +262,7 @@ async fn a_container_that_ends_while_no_shim_is_there_has_its_exit_code_and_its_
     let pid = pid_of(&mut node, id).await;
     podwright::sys::exec::kill(shim, 19).expect("SIGSTOP");
     tell(volume, "say0", "last words\n");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    said(volume, 0).await;
     tell(volume, "exit", "9");
     ended(pid).await;
     kill(shim);
@@ -304,12 +309,13 @@ async fn a_daemon_that_comes_after_the_shim_s_death_takes_over_what_is_left() {
     kill(shim);
     // Nobody has the other ends of its pipes now: it is neither killed by that nor are its words lost.
     tell(&made[0].1, "say1", "alone\n");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    said(&made[0].1, 1).await;
     assert!(runs(&pid));
     node.start();
     assert_ne!(shim_of(&mut node, &pod).await, shim);
-    eventually_logged(&log, "stderr", "before\nalone\n").await;
-    assert_eq!(log_text(&log, "stdout"), "before\nalone\n");
+    for stream in ["stdout", "stderr"] {
+        eventually_logged(&log, stream, "before\nalone\n").await;
+    }
     node.exec(&made[0].0, &["true"], 10).await.expect("exec");
     for (n, (id, volume)) in made.iter().enumerate() {
         tell(volume, "exit", &format!("{}", 20 + n));
@@ -382,13 +388,20 @@ async fn shims_that_die_while_they_take_over_leave_nothing_unmanaged() {
 #[tokio::test]
 async fn a_log_under_load_lacks_at_most_what_the_shim_had_just_read() {
     let mut node = Node::new().await;
-    let text = "i=0; while [ $i -lt 60000 ]; do echo line $i of many; i=$((i+1)); done; exit 4";
-    let (pod, id) = node.pod_with("web", text).await;
+    // The last line is said when nobody is killed any more.
+    let text = "i=0; while [ $i -lt 59999 ]; do echo line $i of many; i=$((i+1)); done
+        until [ -e /v/end ]; do sleep 0.02; done; echo line $i of many; exit 4";
+    let (sandbox, volume) = (node.sandbox("web"), node.machine.dir("volume"));
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let config = ContainerConfig { command: script("c", text).command, ..obedient("c", &volume) };
+    let id = node.create(&pod, config, sandbox).await.expect("create");
+    node.start_container(&id).await.expect("start");
     let log = log_of(&node, "web", "c");
     eventually_logged(&log, "stdout", "line 100 of").await;
     for _ in 0..3 {
         kill_shim(&mut node, &pod).await;
     }
+    tell(&volume, "end", "");
     assert_eq!(node.exited(&id).await.exit_code, 4);
     let text = log_text(&log, "stdout");
     let numbers: Vec<u32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
