@@ -5,13 +5,17 @@ mod fixtures;
 use fixtures::machine::{Machine, PATIENCE, Running, ask, json, pod, script, until};
 use fixtures::put;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A pod whose container `c` writes two lines and waits.
 fn waiting(machine: &Machine, more: &str) -> Running {
-    let text = script("echo one; echo two; echo bad >&2; trap 'exit 0' TERM; while :; do sleep 0.1; done", more);
+    let text = script("trap 'exit 0' TERM; echo one; echo two; echo bad >&2; while :; do sleep 0.1; done", more);
     let mut run = machine.start(&text, &[]);
-    run.until("it has written", || ask(machine, &["logs", "p"]).stderr == "bad\n");
+    run.until("it has written", || {
+        let logs = ask(machine, &["logs", "p"]);
+        (logs.stdout.as_str(), logs.stderr.as_str()) == ("one\ntwo\n", "bad\n")
+    });
     run
 }
 
@@ -66,7 +70,7 @@ fn an_exec_that_is_interrupted_or_killed_takes_its_command_along_and_nothing_els
     for signal in [2, 15, 9] {
         let mut exec = Running::of(machine.podwright(["exec", "p", "--", "sh", "-c", deaf]));
         exec.until("it is up", || ask(&machine, &["exec", "p", "--", "test", "-e", "/tmp/up"]).status.success());
-        assert_eq!(count("4321"), 1);
+        exec.until("its child runs", || count("4321") == 1);
         exec.signal(signal);
         assert_eq!(exec.wait().status.signal(), Some(signal));
         until(PATIENCE, || match count("4321") {
@@ -145,7 +149,12 @@ fn following_ends_with_the_container_and_shows_its_last_line() {
     let machine = Machine::with_busybox();
     let mut run = machine.start(&script("echo one; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo last", ""), &[]);
     run.until("it has written", || ask(&machine, &["logs", "p"]).stdout == "one\n");
-    let follower = Running::of(machine.podwright(["logs", "-f", "p"]));
+    let mut follower = Running::of(machine.podwright(["logs", "-f", "p"]));
+    let files = PathBuf::from(format!("/proc/{}/fd", follower.pid()));
+    follower.until("it reads the log", || {
+        let open = std::fs::read_dir(&files).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|file| file.starts_with(machine.root()))
+    });
     ask(&machine, &["exec", "p", "--", "touch", "/tmp/go"]).code(0);
     assert_eq!(follower.wait().code(0).stdout, "one\nlast\n");
     run.wait().code(0);

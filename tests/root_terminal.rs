@@ -123,9 +123,9 @@ fn a_container_is_attached_to_and_left_and_its_exit_code_is_that_of_the_attachme
     let run = running(&machine, "exec sh", "stdin: true\ntty: true");
     for last in [false, true] {
         let mut typed = Typed::new(&machine, &["attach", "-i", "p"]);
-        typed.types("stty size; echo he''re\r");
+        until(PATIENCE, || if typed.modes().contains("-icanon") { Ok(()) } else { Err(typed.modes()) });
+        typed.types("while [ \"$(stty size)\" != '17 ''91' ]; do :; done; echo he''re\r");
         typed.until("here");
-        typed.until("17 91");
         if last {
             typed.types("exit 6\r");
             assert_eq!(typed.ended().code(), Some(6));
