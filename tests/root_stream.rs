@@ -8,6 +8,7 @@ use fixtures::machine::{Machine, PATIENCE, until};
 use fixtures::streams::{self, ALL, Came, ERROR, Frame, RESIZE, STDERR, STDIN, STDOUT, Session, Spdy, Speak, Tunnel};
 use podwright::criapi::*;
 use podwright::state::record::{self, PodRecord};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use tonic::{Code, Status};
@@ -42,13 +43,34 @@ async fn exec(node: &mut Node, speak: Speak, id: &str, cmd: &[&str], stdin: bool
 }
 
 async fn attach(node: &mut Node, speak: Speak, id: &str, stdin: bool, tty: bool) -> Session {
+    let filter = ContainerFilter { id: id.to_owned(), ..ContainerFilter::default() };
+    let pod = node.containers(filter).await[0].pod_sandbox_id.clone();
+    let shim = shim_of(node, &pod);
+    let before = pipes(shim);
     let container_id = id.to_owned();
     let request = AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
     let url = node.runtime.attach(request).await.expect("a URL").into_inner().url;
     let mut channels = vec![STDOUT];
     channels.extend(stdin.then_some(STDIN));
     channels.push(if tty { RESIZE } else { STDERR });
-    Session::open(&url, speak, &channels).expect("upgraded")
+    let session = Session::open(&url, speak, &channels).expect("upgraded");
+    // What is written before its pipe is at the shim is not copied; no protocol tells a client when that is.
+    until(PATIENCE, || if pipes(shim).is_subset(&before) { Err("it is not attached".to_owned()) } else { Ok(()) });
+    session
+}
+
+/// The pid of a pod's shim.
+fn shim_of(node: &Node, pod: &str) -> u32 {
+    let path = node.machine.state().join("pods").join(pod).join("pod.json");
+    let record: Option<PodRecord> = record::read(&path).expect("readable");
+    record.expect("it is there").shim.pid
+}
+
+/// The pipes that a process has open; no two that ever were have the same name.
+fn pipes(pid: u32) -> BTreeSet<PathBuf> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten();
+    let targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).collect()
 }
 
 async fn forward_url(node: &mut Node, pod: &str, ports: &[i32]) -> Result<String, Status> {
@@ -171,8 +193,8 @@ async fn a_terminal_has_the_size_of_its_client_and_signals_and_ends_with_its_she
         session.send(STDIN, b"tty; echo $TERM\n").expect("write");
         // Of which number is the kernel's affair: that of the session before is free once its shim has closed it.
         assert!(session.until(STDOUT, "xterm\r\n").contains("/dev/pts/"), "{speak:?}");
-        session.send(STDIN, b"stty size\n").expect("write");
-        session.until(STDOUT, "17 91");
+        session.send(STDIN, b"while [ \"$(stty size)\" != '17 ''91' ]; do :; done; echo si''zed\n").expect("write");
+        session.until(STDOUT, "sized");
         session.send(RESIZE, b"{\"Width\":100,\"Height\":40}\n{\"Width\":0,\"Height\":0}\n").expect("write");
         session.send(STDIN, b"while [ \"$(stty size)\" != '40 100' ]; do :; done; echo resi''zed\n").expect("write");
         session.until(STDOUT, "resized");
@@ -315,10 +337,7 @@ async fn an_attachment_goes_on_when_the_shim_dies() {
     let mut session = attach(&mut node, BOTH[0], &id, true, false).await;
     session.send(STDIN, b"one\n").expect("write");
     session.until(STDOUT, "got one\n");
-    let path = node.machine.state().join("pods").join(&pod).join("pod.json");
-    let record: Option<PodRecord> = record::read(&path).expect("readable");
-    let shim = record.expect("it is there").shim.pid;
-    podwright::sys::exec::kill(shim, 9).expect("kill");
+    podwright::sys::exec::kill(shim_of(&node, &pod), 9).expect("kill");
     // Until another shim copies the output, an answer may be in the log only.
     let mut n = 0;
     session.socket().set_read_timeout(Some(std::time::Duration::from_millis(200))).expect("timeout");
@@ -429,6 +448,7 @@ async fn ports_of_a_pod_are_forwarded_over_every_transport() {
 
 #[tokio::test]
 async fn ports_of_a_pod_on_the_hosts_network_are_forwarded_too() {
+    fixtures::network::own(); // whose ports are free
     let mut node = Node::new().await;
     let mut sandbox = node.sandbox("host");
     let namespaces = NamespaceOption { network: NamespaceMode::Node as i32, ..NamespaceOption::default() };
