@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 /// Of scripts that do not hang on purpose.
 const LONG: Duration = Duration::from_secs(30);
 /// Of those that do.
-const SHORT: Duration = Duration::from_millis(800);
+const SHORT: Duration = Duration::from_secs(3);
+/// Of those that none hangs in.
+const LIMITS: Limits = Limits { add: LONG, del: LONG, check: LONG, gc: LONG, status: LONG };
 /// What a script answers to ADD.
 const RESULT: &str = r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/x"}],
     "ips": [{"address": "10.9.0.5/24", "interface": 0}]}"#;
@@ -93,22 +95,22 @@ impl Drop for Pod {
 
 impl Place {
     fn new() -> Place {
-        Place::with(&[], LONG)
+        Place::with(&[], LIMITS)
     }
 
     /// With further directories of plugins after its own.
-    fn with(more: &[&str], limit: Duration) -> Place {
+    fn with(more: &[&str], limits: Limits) -> Place {
         let dir = tempfile::tempdir().unwrap();
         for name in ["conf", "bin", "state"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let cni = engine(dir.path(), more, limit);
+        let cni = engine(dir.path(), more, limits);
         Place { _bound: Bound(dir.path().join("netns")), dir, cni }
     }
 
     /// As another process has it that is started now.
-    fn restart(&mut self, more: &[&str], limit: Duration) {
-        self.cni = engine(self.dir.path(), more, limit);
+    fn restart(&mut self, more: &[&str], limits: Limits) {
+        self.cni = engine(self.dir.path(), more, limits);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -209,10 +211,9 @@ fn paths(dir: &Path) -> Paths {
     Paths { root: dir.join("root"), state: dir.join("state"), instance: None }
 }
 
-fn engine(dir: &Path, more: &[&str], limit: Duration) -> Cni {
+fn engine(dir: &Path, more: &[&str], limits: Limits) -> Cni {
     let mut bin_dirs = vec![dir.join("bin")];
     bin_dirs.extend(more.iter().map(PathBuf::from));
-    let limits = Limits { add: limit, del: limit, check: limit, gc: limit, status: limit };
     let places = Places { conf_dir: dir.join("conf"), bin_dirs, netns_dir: dir.join("netns") };
     Cni::with(places, paths(dir), limits)
 }
@@ -325,7 +326,7 @@ async fn what_no_plugin_should_say_is_told_in_a_sentence_and_taken_back() {
 
 #[tokio::test]
 async fn a_plugin_that_hangs_is_killed_within_its_time_with_all_that_it_has_started() {
-    let place = Place::with(&[], SHORT);
+    let place = Place::with(&[], Limits { add: SHORT, ..LIMITS });
     place.network("1.0.0", json!([{"type": "a"}]));
     let mark = place.dir.path().display().to_string();
     place.plugin("a", "[ $CNI_COMMAND != ADD ] || { sleep 1234 & sleep 1234; }");
@@ -344,13 +345,17 @@ async fn a_plugin_that_hangs_is_killed_within_its_time_with_all_that_it_has_star
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         String::from_utf8_lossy(&environ).contains(&format!("CNI_PATH={mark}"))
     };
-    assert_eq!(fixtures::machine::pids().filter(of_ours).count(), 0);
+    // Killed is not yet dead.
+    until(PATIENCE, || match fixtures::machine::pids().filter(of_ours).count() {
+        0 => Ok(()),
+        n => Err(format!("{n} of its processes are there")),
+    });
     assert!(!place.is_recorded(&pod));
 }
 
 #[tokio::test]
 async fn a_del_that_fails_is_tried_again_and_holds_up_no_pod_for_ever() {
-    let mut place = Place::with(&[], SHORT);
+    let mut place = Place::with(&[], Limits { del: SHORT, ..LIMITS });
     place.network("1.0.0", json!([{"type": "a"}]));
     let add = r#"[ $CNI_COMMAND = ADD ] && { echo "$RESULT"; exit 0; }"#;
     for broken in ["exit 1", "sleep 1234"] {
@@ -385,11 +390,11 @@ async fn a_del_that_fails_is_tried_again_and_holds_up_no_pod_for_ever() {
         "{e}"
     );
     fs::remove_file(place.paths().pod_record(&pod.id)).unwrap();
-    place.restart(&[], SHORT);
+    place.restart(&[], LIMITS);
     place.cni.collect(true).await.expect_err("there is still no program");
     place.calls();
     place.plugin("a", &format!("{add}\ntrue"));
-    place.restart(&[], SHORT);
+    place.restart(&[], LIMITS);
     place.cni.collect(true).await.unwrap();
     assert_eq!(place.calls(), ["DEL a"]);
     assert!(!place.is_recorded(&pod));
@@ -429,7 +434,7 @@ async fn what_is_left_of_a_pod_without_a_namespace_or_of_another_boot_is_deleted
     begun["boot_id"] = json!("11111111-2222-3333-4444-555555555555");
     fixtures::put(&path, begun.to_string());
     podwright::sys::mount::unmount(&place.bound(&old)).unwrap();
-    place.restart(&[], LONG);
+    place.restart(&[], LIMITS);
     place.cni.collect(true).await.unwrap();
     let mut inputs = place.inputs();
     inputs.sort_by(|one, other| one.1.cmp(&other.1));
@@ -456,7 +461,7 @@ async fn a_plugin_of_an_engine_that_was_killed_has_ended_before_the_del() {
     let mut stray = Command::new("sh");
     stray.args(["-c", &script]).env("CNI_CONTAINERID", pod.id.as_str()).stdin(Stdio::null());
     let _stray = Pod { id: pod.id.clone(), process: stray.spawn().unwrap() };
-    place.restart(&[], LONG);
+    place.restart(&[], LIMITS);
     place.detach(&pod).await.unwrap();
     assert_eq!(place.calls(), ["ADD a", "END stray", "DEL a"]);
 }
@@ -528,7 +533,7 @@ async fn the_verbs_of_1_1_are_used_where_all_plugins_have_them() {
     assert_eq!(place.calls(), Vec::<String>::new(), "it is not for our pods");
 
     // STATUS, which is asked once and then behind.
-    let fresh = |place: &mut Place| place.restart(&[], LONG);
+    let fresh = |place: &mut Place| place.restart(&[], LIMITS);
     let mut place = place;
     fresh(&mut place);
     assert_eq!((place.not_ready().await, place.calls()), (String::new(), vec!["STATUS a".to_owned()]));
@@ -552,7 +557,7 @@ async fn the_pod_cidr_is_kept_and_given_to_plugins_that_ask_for_ranges() {
     place.cni.set_pod_cidr("10.244.3.0/24, fd00:3::/64").await.unwrap();
     place.cni.set_pod_cidr("").await.unwrap();
     place.cni.set_pod_cidr("10.244.3.0/99").await.unwrap_err();
-    place.restart(&[], LONG);
+    place.restart(&[], LIMITS);
     place.attach(&place.pod()).await.unwrap();
     let ranges = json!([[{"subnet": "10.244.3.0/24"}], [{"subnet": "fd00:3::/64"}]]);
     assert_eq!(place.inputs()[0].2["runtimeConfig"]["ipRanges"], ranges);
@@ -561,7 +566,7 @@ async fn the_pod_cidr_is_kept_and_given_to_plugins_that_ask_for_ranges() {
 #[tokio::test]
 async fn debians_plugins_connect_a_pod_to_its_host_and_to_another_in_both_families() {
     own_host();
-    let place = Place::with(&[DEBIAN], LONG);
+    let place = Place::with(&[DEBIAN], LIMITS);
     // The oldest form of a result and the newest that these plugins have; the first pod leaves what the plugins make once and keep.
     for version in ["0.3.1", "0.4.0", "1.0.0"] {
         place.network(version, debian(&place.path("leases"), version));
@@ -605,7 +610,7 @@ async fn debians_plugins_connect_a_pod_to_its_host_and_to_another_in_both_famili
 #[tokio::test]
 async fn check_tells_of_an_address_that_is_gone() {
     own_host();
-    let place = Place::with(&[DEBIAN], LONG);
+    let place = Place::with(&[DEBIAN], LIMITS);
     // Without the others, whose CHECK fails in this version for a pod that has addresses of both families, or no bandwidth.
     place.network("1.0.0", json!([debian(&place.path("leases"), "1.0.0")[0]]));
     let pod = place.pod();

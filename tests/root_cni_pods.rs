@@ -221,7 +221,7 @@ async fn pods_up_and_down_leave_leases_links_and_rules_as_before() {
         done.expect("it goes well");
     }
     println!("{pods} pods in {:?}", begun.elapsed());
-    assert_eq!((cni.made(), cni.records()), (before, 0));
+    cni.until_as_before(&before, "all have gone");
     cni.node.assert_clean().await;
 }
 
@@ -269,11 +269,13 @@ async fn a_daemon_killed_at_any_point_leaves_nothing_that_the_next_does_not_take
 async fn a_plugin_that_a_killed_daemon_left_at_work_leaves_nothing() {
     let mut cni = OnCni::new().await;
     let before = cni.made();
-    // It says that it is at work, waits, and then makes what nobody would delete any more.
-    let mark = cni.node.machine.dir("marks").join("at-work");
+    // It says that it is at work, waits until the daemon is dead and some more, and then makes what nobody would delete any more.
+    let (mark, go) = (cni.node.machine.dir("marks").join("at-work"), cni.node.machine.dir("marks").join("go"));
     let text = format!(
-        "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && {{ echo $$ >{0}.new; mv {0}.new {0}; sleep 3; }}\nexec {DEBIAN}/bridge\n",
-        mark.display()
+        "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && {{ echo $$ >{0}.new; mv {0}.new {0}; \
+         until [ -e {1} ]; do sleep 0.05; done; sleep 3; }}\nexec {DEBIAN}/bridge\n",
+        mark.display(),
+        go.display()
     );
     fs::remove_file(cni.bin.join("bridge")).expect("remove");
     let slow = cni.bin.join("bridge");
@@ -292,6 +294,7 @@ async fn a_plugin_that_a_killed_daemon_left_at_work_leaves_nothing() {
     let plugin: u32 = fs::read_to_string(&mark).expect("there").trim().parse().expect("a pid");
     cni.node.kill();
     asked.await.expect("joined").expect_err("the daemon is dead");
+    fixtures::put(&go, "");
     cni.start(None);
     for pod in cni.node.pods(PodSandboxFilter::default()).await {
         cni.remove(&pod.id).await;
@@ -347,8 +350,9 @@ fn a_run_that_is_killed_takes_its_lease_along() {
         });
     };
     // What is made once and kept; then two that are killed, while plugins are at work and when all is up.
-    let first = start(&machine);
-    until_there_are(2);
+    let mut first = start(&machine);
+    let firewall = |line: &String| line.contains("CNI-FORWARD -d fd77::");
+    first.until("it is up", || made(&leases).iter().any(firewall));
     first.signal(15);
     first.wait();
     let before = made(&leases);
@@ -357,7 +361,6 @@ fn a_run_that_is_killed_takes_its_lease_along() {
         let mut run = start(&machine);
         until_there_are(2);
         if wait_for_it {
-            let firewall = |line: &String| line.contains("CNI-FORWARD -d fd77::");
             run.until("it is up", || made(&leases).iter().any(firewall));
         }
         run.signal(9);

@@ -226,12 +226,19 @@ mod tests {
         let pids = dir.path().join("pids");
         let script = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; sleep 1000", pids.display());
         let begun = Instant::now();
-        let e = sh(&script, b"", Duration::from_secs(1)).await.expect_err("it hangs");
+        let e = sh(&script, b"", Duration::from_secs(3)).await.expect_err("it hangs");
         assert_eq!(e.kind(), Kind::DeadlineExceeded, "{e}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
         let child = std::fs::read_to_string(&pids).expect("it ran");
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
+        // Killed is not yet dead.
+        loop {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "{state}");
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
@@ -239,9 +246,9 @@ mod tests {
         let begun = Instant::now();
         let said = sh("sleep 1000 & echo done", b"", LONG).await.expect("it ran");
         assert_eq!(said.stdout, b"done\n");
-        let said_of_a_daemon = sh("setsid sleep 8 & echo done", b"", LONG).await.expect("it ran");
+        let said_of_a_daemon = sh("setsid sleep 30 & echo done", b"", LONG).await.expect("it ran");
         assert_eq!(said_of_a_daemon.stdout, b"done\n");
-        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

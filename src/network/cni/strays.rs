@@ -82,7 +82,7 @@ mod tests {
     fn what_ends_by_itself_is_not_killed() {
         let pod = PodId::random();
         let mut command = std::process::Command::new("sh");
-        command.args(["-c", "sleep 0.3; exit 7"]).env("CNI_CONTAINERID", pod.as_str());
+        command.args(["-c", "sleep 2; exit 7"]).env("CNI_CONTAINERID", pod.as_str());
         let mut child = command.spawn().expect("sh");
         assert!(end(&pod) >= 1);
         assert_eq!(child.wait().expect("wait").code(), Some(7));
