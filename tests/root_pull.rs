@@ -433,7 +433,7 @@ async fn a_registry_that_is_busy_is_asked_again_when_it_says() {
         Registry::start(|_| Reply::error(429, "TOOMANYREQUESTS", "pull rate limit").with("Retry-After", "3600"));
     let start = Instant::now();
     place.refuses(&registry.image("t/a:1"), Kind::Unavailable, &["429", "pull rate limit"]).await;
-    assert!(start.elapsed() < Duration::from_secs(5), "an hour is not waited for");
+    assert!(start.elapsed() < PATIENCE, "an hour is not waited for");
 }
 
 #[tokio::test]
@@ -458,7 +458,7 @@ async fn a_blob_that_breaks_off_is_resumed_where_it_broke() {
                 _ => Reply::new(200, blob.clone()),
             }
         });
-        let place = Place::with(Duration::from_millis(700));
+        let place = Place::with(Duration::from_secs(10));
         place.pull(&registry.image("t/a:1")).await.unwrap();
         let ranges: Vec<String> = registry
             .seen()
@@ -476,16 +476,16 @@ async fn a_blob_that_breaks_off_again_and_again_and_one_that_never_comes_are_giv
     let made = Made::new("", &[large(1, 100_000)]);
     let path = format!("/v2/t/a/blobs/{}", made.layers[0].digest);
     let size = made.layers[0].blob.len();
-    for (body, words) in [
-        (Body::Cut(Vec::new(), size), ["layer", "registry http://"]),
-        (Body::Stalled(Vec::new(), size), ["nothing came for 0.2 s", "no_progress_timeout"]),
+    for (body, no_progress_secs, words) in [
+        (Body::Cut(Vec::new(), size), 20, ["layer", "registry http://"]),
+        (Body::Stalled(Vec::new(), size), 2, ["nothing came for 2 s", "no_progress_timeout"]),
     ] {
         let (content, path) = (Content::of(&[("t/a:1", &made)]), path.clone());
         let registry = Registry::start(move |seen| match seen.path == path {
             true => Reply { status: 200, headers: vec![], body: body.clone() },
             false => content.reply(seen),
         });
-        let place = Place::with(Duration::from_millis(200));
+        let place = Place::with(Duration::from_secs(no_progress_secs));
         place.refuses(&registry.image("t/a:1"), Kind::Unavailable, &words).await;
         assert!(registry.blobs_seen().len() <= 2 + 5);
     }
@@ -701,7 +701,8 @@ async fn a_pull_that_is_cancelled_at_any_moment_leaves_nothing() {
         }
         assert_eq!(place.snapshot(), before, "after {patience:?} of {whole:?}");
     }
-    assert!(cancelled > 100, "{cancelled} of 200 were cancelled");
+    // How many depends on how busy the machine was while `whole` was measured.
+    assert!(cancelled >= 20, "{cancelled} of 200 were cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -718,17 +719,27 @@ async fn a_pull_goes_on_for_as_long_as_one_of_those_who_asked_waits() {
     });
     let place = Arc::new(Place::new());
     let name = registry.image("t/a:1");
+    let asked = Arc::new(AtomicUsize::new(0));
     let ask = |place: &Arc<Place>| {
-        let (place, name) = (Arc::clone(place), name.clone());
+        let (place, name, asked) = (Arc::clone(place), name.clone(), Arc::clone(&asked));
         tokio::spawn(async move {
             let request =
                 Request { name: name.parse().unwrap(), platform: Platform::host(), given: None, secrets: vec![] };
-            place.puller.pull(&request, Arc::new(Silent)).await
+            let mut pull = std::pin::pin!(place.puller.pull(&request, Arc::new(Silent)));
+            std::future::poll_fn(|context| {
+                let polled = pull.as_mut().poll(context);
+                asked.fetch_add(1, Ordering::Relaxed); // from the first time on it is one of those who wait
+                polled
+            })
+            .await
         })
     };
-    let (first, second) = (ask(&place), ask(&place));
+    let first = ask(&place);
     let seen = &registry;
     until(PATIENCE, || if seen.blobs_seen().is_empty() { Err("no blob yet".to_owned()) } else { Ok(()) });
+    let before = asked.load(Ordering::Relaxed);
+    let second = ask(&place);
+    until(PATIENCE, || if asked.load(Ordering::Relaxed) > before { Ok(()) } else { Err("it asks".to_owned()) });
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     drop(release);
@@ -812,7 +823,9 @@ fn the_settings_of_pulls_are_honoured() {
                 *asked += 1;
                 most.fetch_max(*asked, Ordering::Relaxed);
                 now.1.notify_all();
-                // A fourth would come by then.
+                let enough = |_: &mut usize| most.load(Ordering::Relaxed) < parallel;
+                asked = now.1.wait_timeout_while(asked, PATIENCE, enough).unwrap().0;
+                // One more would come by then.
                 asked =
                     now.1.wait_timeout_while(asked, Duration::from_millis(300), |asked| *asked <= parallel).unwrap().0;
                 *asked -= 1;
@@ -992,7 +1005,7 @@ fn a_process_that_is_killed_or_stopped_while_it_fetches_holds_nobody_up_for_ever
             true => Reply { status: 200, headers: vec![], body: Body::Stalled(blob[..200_000].to_vec(), size) },
             false => content.reply(seen),
         });
-        let machine = machine_with(if signal == 19 { "no_progress_timeout = \"1s\"\n" } else { "" });
+        let machine = machine_with(if signal == 19 { "no_progress_timeout = \"10s\"\n" } else { "" });
         let name = registry.image("t/a:1");
         let mut first = Running::of(podwright(&machine, &["pull", "-q", &name]));
         first.until("the layer comes", || registry.blobs_seen().len() == 2);
