@@ -190,12 +190,15 @@ fn length() -> [u32; 3] {
     numbers.try_into().expect("PODWRIGHT_SOAK=PODS,EXECS,RESTARTS")
 }
 
-/// What the daemon has when nothing is at work: threads that wait for more have ended by then.
-async fn at_rest(node: &Node, threads: Option<u64>) -> Size {
+/// What the daemon has when nothing is at work: threads that wait for more have ended by then, and nothing is opened or closed any more.
+async fn at_rest(node: &Node, threads: u64, fds: Option<usize>) -> Size {
     let end = Instant::now() + PATIENCE;
+    let mut before = 0;
     loop {
         let size = size_of(node.pid());
-        let wanted = threads.is_none_or(|threads| size.threads <= threads);
+        let still = fds.map_or(size.fds == before, |fds| size.fds == fds);
+        before = size.fds;
+        let wanted = size.threads <= threads && still;
         if wanted || Instant::now() > end {
             return size;
         }
@@ -237,9 +240,9 @@ async fn nothing_grows_while_pods_come_and_go_and_the_daemon_dies_again_and_agai
     finish(workers).await;
     let retries = work.kubelet.retries.load(Ordering::Relaxed);
     work.finish(&node, first).await;
-    let daemon_before = at_rest(&node, Some(idle_threads)).await;
+    let daemon_before = at_rest(&node, idle_threads, None).await;
     work.finish(&node, pods - dying - 2 * first).await;
-    let daemon_after = at_rest(&node, Some(idle_threads)).await;
+    let daemon_after = at_rest(&node, idle_threads, Some(daemon_before.fds)).await;
     let shim_after = size_of(shim);
     println!(
         "{pods} pods, {} commands, {restarts} restarts, {retries} calls repeated, {:.1} s\n\

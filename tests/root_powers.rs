@@ -257,9 +257,9 @@ fn init_containers_sidecars_and_second_attempts_see_no_more_than_the_first() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{more}  restartPolicy: OnFailure\n  \
              terminationGracePeriodSeconds: 0\n  initContainers:\n  \
              - {{name: i, image: busybox, command: [sh, -c, '{indented}; true']}}\n  \
-             - {{name: s, image: busybox, restartPolicy: Always, command: [sh, -c, '{indented}; exec sleep 1000']}}\n  \
+             - {{name: s, image: busybox, restartPolicy: Always, command: [sh, -c, '{indented}; echo x > /again/s; exec sleep 1000'], volumeMounts: [{{name: again, mountPath: /again}}]}}\n  \
              containers:\n  - {{name: a, image: busybox, command: [sh, -c, '{indented}; \
-             [ -e /again/x ] || {{ echo x > /again/x; exit 1; }}'], volumeMounts: [{{name: again, mountPath: /again}}]}}\n  \
+             [ -e /again/x ] || {{ echo x > /again/x; exit 1; }}; until [ -e /again/s ]; do sleep 0.05; done'], volumeMounts: [{{name: again, mountPath: /again}}]}}\n  \
              volumes: [{{name: again, emptyDir: {{}}}}]\n"
         );
         let manifest = manifest.replace("{name: p}", &format!("{{name: p{}}}", runs.len()));

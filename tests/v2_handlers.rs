@@ -147,13 +147,17 @@ async fn limits_are_the_ones_that_were_verified_and_the_kernel_enforces_them() {
             ..Default::default()
         };
         let linux = LinuxContainerConfig { resources: Some(resources), security_context: None };
-        let eats = ContainerConfig { linux: Some(linux), ..script("eats", "sleep 3; tail /dev/zero") };
+        let eats = ContainerConfig {
+            linux: Some(linux),
+            ..script("eats", "while [ ! -e /tmp/go ]; do sleep 0.1; done; tail /dev/zero")
+        };
         let eats = started(&mut node, &pod, eats, &sandbox).await;
         let cgroup = cgroup_of(&mut node, &eats).await;
         assert_eq!(read(&cgroup.join("cpu.max")), "25000 100000", "{handler}");
         assert_eq!(read(&cgroup.join("memory.max")), (32 << 20).to_string(), "{handler}");
         let pids = read(&cgroup.join("cgroup.procs"));
         assert!(!pids.is_empty(), "its process is in the cgroup that the engine made");
+        node.exec(&eats, &["touch", "/tmp/go"], 60).await.expect("exec");
         let ended = node.exited(&eats).await;
         assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "OOMKilled"), "{handler}");
         take_down(&mut node, &pod).await;
@@ -185,9 +189,13 @@ async fn ends_errors_and_signals_are_told_as_with_the_built_in_one() {
         let status = node.status(&missing).await.expect("status");
         assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"), "{handler}");
 
-        let stops =
-            started(&mut node, &pod, script("stops", "trap 'exit 3' TERM; while :; do sleep 0.1; done"), &sandbox)
-                .await;
+        let stops = started(
+            &mut node,
+            &pod,
+            script("stops", "trap 'exit 3' TERM; touch /tmp/ready; while :; do sleep 0.1; done"),
+            &sandbox,
+        )
+        .await;
         let nul = node.exec(&stops, &["echo", "a\0b"], 60).await.expect_err("no argument has a NUL");
         assert_eq!(nul.code(), Code::InvalidArgument, "{nul}");
         let none = node.exec(&stops, &["nothing-like-it"], 60).await.expect_err("there is no such program");
@@ -196,6 +204,8 @@ async fn ends_errors_and_signals_are_told_as_with_the_built_in_one() {
         assert_eq!(left.exit_code, 5, "{handler}");
         let late = node.exec(&stops, &["sleep", "1000"], 1).await.expect_err("its time is over");
         assert_eq!(late.code(), Code::DeadlineExceeded, "{handler}");
+        let ready = "while [ ! -e /tmp/ready ]; do sleep 0.1; done";
+        node.exec(&stops, &["sh", "-c", ready], 60).await.expect("exec");
         node.stop_container(&stops, 30).await.expect("stop");
         assert_eq!(node.status(&stops).await.expect("status").exit_code, 3, "{handler}");
         take_down(&mut node, &pod).await;
