@@ -5,6 +5,7 @@
 //! | `Hello`           |                                    | `Hello`               |                                      |
 //! | `Join`            | cgroup.procs of the shims' cgroup  | `Done`                |                                      |
 //! | `CreateSandbox`   | pause cgroup, listening socket, [flight] | `Sandbox`       | pidfd of pause                       |
+//! | `Prepare` (5)     |                                    | `Done`                |                                      |
 //! | `Start`           | container cgroup                   | `Started`             | pidfd; stdout, stderr or the pty; stdin if it is open |
 //! | `Exec`            | stdin, stdout, stderr; or a socket | `Executed`, at its end |                                     |
 //! | `Signal`          |                                    | `Done`                |                                      |
@@ -26,6 +27,8 @@
 //! container; an engine that comes later asks for them (`Duplicate`).
 //! A container may be another OCI runtime's (4): `Launch` names its program. An `Exec` with `tty` brings a socket then, over which the master
 //! of the terminal goes that the runtime has made; closed without one if there is none. Nothing else is different.
+//! `Prepare` makes a container's root before it is started, while nobody waits; it says nothing about the container and changes nothing of it.
+//! What it made goes with the `Start`, the `Forget`, or the connection, and a `Start` without it makes its own.
 //! The flight recorder is opened by its path; a descriptor for it is not looked at.
 //!
 //! For people at a terminal (3): an `Exec` with `tty` brings the slave of a pseudo terminal three times, whose master is the engine's alone,
@@ -56,7 +59,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The versions of the protocol that this program understands, oldest and newest.
-pub const VERSIONS: (u32, u32) = (1, 4);
+pub const VERSIONS: (u32, u32) = (1, 5);
 /// The version from which on an exec can be cancelled.
 pub const CANCELLATION: u32 = 2;
 /// The version from which on a shim can be taken over from, and can take over.
@@ -67,6 +70,8 @@ pub const INTERACTION: u32 = 3;
 pub const SECURITY: u32 = 4;
 /// The version from which on containers may be another runtime's.
 pub const RUNTIMES: u32 = 4;
+/// The version from which on a root can be made in advance.
+pub const PREPARATION: u32 = 5;
 /// The longest message, in bytes: an OCI spec with a full environment (128 KiB an argument, 2 MiB together, execve(2)).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The most file descriptors that ride along with one message.
@@ -105,6 +110,11 @@ pub enum Request {
     },
     Join,
     CreateSandbox(Box<Sandbox>),
+    /// Of a container that is about to be started, in a pod without a user namespace, without a runtime handler.
+    Prepare {
+        container: ContainerId,
+        root: Root,
+    },
     Start(Box<Launch>),
     Exec(Box<Exec>),
     /// To the container's first process only. Like `Kill` and `ReopenLog`, `Done` for a container that has ended meanwhile.
@@ -220,7 +230,7 @@ pub struct Runtime {
 }
 
 /// What the root file system is made of: overlayfs, the lowest layer first.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
     pub layers: Vec<PathBuf>,
     pub upper: PathBuf,

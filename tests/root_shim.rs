@@ -110,7 +110,9 @@ fn what_a_container_leaves_behind_goes_with_it_though_it_holds_the_pipe() {
 #[test]
 fn a_rotated_log_is_written_on_without_a_lost_line() {
     let mut pod = Pod::up(binary(), None);
-    let id = pod.start("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done");
+    // It lives until the last rotation: the log of one that has ended is not opened again.
+    let lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
+    let id = pod.start(&format!("trap 'exit 0' TERM; {lines}; while :; do sleep 0.05; done"));
     let mut old = Vec::new();
     for n in 0..5 {
         let aside = pod.log(&id).with_extension(n.to_string());
@@ -119,9 +121,12 @@ fn a_rotated_log_is_written_on_without_a_lost_line() {
         assert!(matches!(pod.client.call(Request::ReopenLog { container: id.clone() }), Reply::Done));
         eventually("the new file is there", || pod.log(&id).exists());
     }
-    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
     old.push(pod.log(&id));
-    let text: String = old.iter().map(|path| fs::read_to_string(path).expect("read")).collect();
+    let text = || old.iter().map(|path| fs::read_to_string(path).expect("read")).collect::<String>();
+    eventually("it has written all", || text().lines().count() == 20_000);
+    assert!(matches!(pod.client.call(Request::Signal { container: id.clone(), signal: 15 }), Reply::Done));
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(0));
+    let text = text();
     assert_eq!(text.lines().count(), 20_000);
     for (n, line) in text.lines().enumerate() {
         assert!(line.ends_with(&format!(" stdout F line {n}")), "{line}");
@@ -374,6 +379,64 @@ fn a_shim_is_not_dumpable_has_its_name_and_holds_nothing_of_its_parent_s() {
 }
 
 #[test]
+fn a_root_made_in_advance_is_the_container_s_and_goes_with_what_it_was_made_for() {
+    let mut pod = Pod::up(binary(), None);
+    // What is attached nowhere is its own root.
+    let roots = |pod: &Pod| {
+        let files = fs::read_dir(format!("/proc/{}/fd", pod.shim.id())).expect("its files").flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == Path::new("/"))).count()
+    };
+    let prepare = |launch: &podwright::wire::Launch| Request::Prepare {
+        container: launch.container.clone(),
+        root: launch.root.clone(),
+    };
+    let run = ["/bin/busybox", "sh", "-c", "echo hello > /written; ls /only-here"];
+    assert_eq!(roots(&pod), 0);
+
+    let (launch, cgroup) = pod.launch(&run);
+    let (id, upper) = (launch.container.clone(), launch.root.upper.clone());
+    assert!(matches!(pod.client.call(prepare(&launch)), Reply::Done));
+    assert_eq!(roots(&pod), 1);
+    assert!(matches!(pod.start_launch(launch, &cgroup).0, Reply::Started(_)));
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(1));
+    assert_eq!(fs::read_to_string(upper.join("written")).expect("written by it"), "hello\n");
+    assert!(matches!(pod.client.call(Request::Forget { container: id.clone() }), Reply::Done));
+    assert_eq!(roots(&pod), 0);
+
+    // Of another root than it is started with: not used.
+    let (launch, cgroup) = pod.launch(&run);
+    let id = launch.container.clone();
+    let other = pod.dir().join("other");
+    fs::create_dir_all(other.join("only-here")).expect("mkdir");
+    let layers = vec![pod.dir().join("layer"), other];
+    let root = podwright::wire::Root { layers, ..launch.root.clone() };
+    assert!(matches!(pod.client.call(Request::Prepare { container: id.clone(), root }), Reply::Done));
+    assert!(matches!(pod.start_launch(launch, &cgroup).0, Reply::Started(_)));
+    assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(1), "there is nothing that only the other layer has");
+
+    // Forgotten, and of a connection that is gone; what they have left on the disk is in nobody's way.
+    for hang_up in [false, true] {
+        let (launch, cgroup) = pod.launch(&run);
+        let id = launch.container.clone();
+        if hang_up {
+            let mut second = pod.connect();
+            assert!(matches!(second.call(prepare(&launch)), Reply::Done));
+        } else {
+            assert!(matches!(pod.client.call(prepare(&launch)), Reply::Done));
+            assert!(matches!(pod.client.call(Request::Forget { container: id.clone() }), Reply::Done));
+        }
+        eventually("it is gone", || roots(&pod) == 0);
+        assert!(launch.root.work.join("work/incompat/volatile").exists(), "overlayfs marks what may be incomplete");
+        assert!(matches!(pod.start_launch(launch, &cgroup).0, Reply::Started(_)), "{hang_up}");
+        assert_eq!(pod.client.exit(&id).status, ExitStatus::Exited(1));
+    }
+    let (mut launch, _cgroup) = pod.launch(&run);
+    launch.root.layers.clear();
+    assert!(matches!(pod.client.call(prepare(&launch)), Reply::Failed(_)));
+    stop(&mut pod);
+}
+
+#[test]
 fn what_was_done_is_in_the_flight_recorder() {
     let mut pod = Pod::up(binary(), None);
     let id = pod.start("exit 3");
@@ -399,6 +462,7 @@ fn every_verb(pod: &mut Pod) -> Option<()> {
     {
         let (launch, cgroup) = pod.launch(args);
         let container = launch.container.clone();
+        ask(pod, Request::Prepare { container: container.clone(), root: launch.root.clone() })?;
         let number = pod.client.send(Request::Start(launch), &[&cgroup]);
         if !matches!(pod.client.answer_unless_closed(number)?.0, Reply::Started(_)) {
             ask(pod, Request::Forget { container })?;

@@ -111,9 +111,19 @@ impl Engine {
         Ok(())
     }
 
+    /// What a container's root is made of.
+    pub(super) fn root(&self, record: &ContainerRecord) -> Root {
+        let writable = self.paths().writable(&record.id);
+        Root {
+            layers: record.layers.clone(),
+            upper: writable.join("upper"),
+            work: writable.join("work"),
+            readonly: record.config.security.readonly_rootfs,
+        }
+    }
+
     /// What the shim is told to start a container, and another one to go on with it.
     pub(super) fn launch(&self, pod: &Pod, record: &ContainerRecord, runtime: Option<Runtime>) -> Launch {
-        let writable = self.paths().writable(&record.id);
         let mut namespaces = pod.record.config.namespaces.clone();
         if let Some(target) = &record.config.security.pid_target {
             namespaces.pid = crate::state::model::NamespaceMode::Target(target.clone());
@@ -122,12 +132,7 @@ impl Engine {
             container: record.id.clone(),
             dir: self.paths().container(pod.id(), &record.id),
             spec: record.spec.clone(),
-            root: Root {
-                layers: record.layers.clone(),
-                upper: writable.join("upper"),
-                work: writable.join("work"),
-                readonly: record.config.security.readonly_rootfs,
-            },
+            root: self.root(record),
             user: UserChoice {
                 supplemental_groups: [&record.config.security.supplemental_groups[..], &record.groups].concat(),
                 ..user_choice(&record.config, &record.image_user)

@@ -12,7 +12,7 @@ use crate::state::model::{AppArmorProfile, IdMap, IdRange, NamespaceMode, UserNa
 use crate::state::record::User;
 use crate::sys::rlimit::Resource;
 use crate::sys::{capability, credentials};
-use crate::wire::{Exec, Launch, Seccomp};
+use crate::wire::{self, Exec, Launch, Seccomp};
 use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::ffi::CString;
 use std::path::Path;
@@ -130,7 +130,7 @@ impl Plan {
         let private_cgroup = namespaces
             .is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup && n.path().is_none()));
         Ok(Plan {
-            root: root(launch, &spec)?,
+            root: Root { readonly: launch.root.readonly || read_only(&spec), ..Root::new(&launch.root)? },
             mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
             devices: device_nodes(&spec, ids.as_ref())?,
             ids,
@@ -164,24 +164,32 @@ fn seccomp(launch: &Launch, spec: &Spec, bounding: u64) -> Result<Program, Start
     compiled.map_err(|e| refused(e.to_string()))
 }
 
-fn root(launch: &Launch, spec: &Spec) -> Result<Root, StartError> {
-    let count = launch.root.layers.len();
-    if count == 0 || count > MAX_LAYERS {
-        return Err(refused(format!("root.layers: {count} layers, and an overlay has 1 to {MAX_LAYERS}")));
-    }
-    let absolute = |field: &str, path: &Path| {
-        if path.is_absolute() {
-            text(field, path.as_os_str().as_encoded_bytes())
-        } else {
-            Err(not_absolute(field, path))
+fn read_only(spec: &Spec) -> bool {
+    spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false)
+}
+
+impl Root {
+    /// # Errors
+    /// [`super::Step::Plan`]: too many layers or none, a path that is not absolute.
+    pub(super) fn new(root: &wire::Root) -> Result<Root, StartError> {
+        let count = root.layers.len();
+        if count == 0 || count > MAX_LAYERS {
+            return Err(refused(format!("root.layers: {count} layers, and an overlay has 1 to {MAX_LAYERS}")));
         }
-    };
-    Ok(Root {
-        layers: launch.root.layers.iter().map(|layer| absolute("root.layers", layer)).collect::<Result<_, _>>()?,
-        upper: absolute("root.upper", &launch.root.upper)?,
-        work: absolute("root.work", &launch.root.work)?,
-        readonly: launch.root.readonly || spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
-    })
+        let absolute = |field: &str, path: &Path| {
+            if path.is_absolute() {
+                text(field, path.as_os_str().as_encoded_bytes())
+            } else {
+                Err(not_absolute(field, path))
+            }
+        };
+        Ok(Root {
+            layers: root.layers.iter().map(|layer| absolute("root.layers", layer)).collect::<Result<_, _>>()?,
+            upper: absolute("root.upper", &root.upper)?,
+            work: absolute("root.work", &root.work)?,
+            readonly: root.readonly,
+        })
+    }
 }
 
 /// Whether mappings of a spec are these: one, from 0 on.
@@ -522,7 +530,7 @@ mod tests {
     use super::*;
     use crate::id::{ContainerId, ExecId};
     use crate::state::model::Namespaces;
-    use crate::wire::{self, Stdio, UserChoice};
+    use crate::wire::{Stdio, UserChoice};
     use serde_json::{Value, json};
 
     fn launch(edit: impl FnOnce(&mut Value)) -> Launch {

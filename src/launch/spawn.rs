@@ -3,7 +3,7 @@
 use super::confine::Streams;
 use super::devices::{Attached, Devices};
 use super::init::Inherited;
-use super::plan::{PidNamespace, Plan};
+use super::plan::{PidNamespace, Plan, Root};
 use super::report::{self, Failed, Message, Reports};
 use super::trees::{self, Watch};
 use super::{Child, ChildStdio, StartError, Started, Step, explain, user};
@@ -18,9 +18,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// How often a start begins anew because something was mounted below a volume with propagation in the meantime.
 const MAX_ATTEMPTS: u32 = 5;
 
+/// Makes a container's root in advance, for [`start`]. Not for a pod with a user namespace.
+///
+/// # Errors
+/// [`Step::Plan`] for a root that could not be, [`Step::Overlay`].
+pub fn prepare(root: &wire::Root) -> Result<OwnedFd, StartError> {
+    trees::overlay(&Root::new(root)?, None)
+}
+
 /// Starts a container: returns when its program runs (execve(2) succeeded).
 ///
-/// `pause` is the pidfd of the pod's pause; `pid_target` that of the container named by `namespaces.pid ==
+/// `prepared` is what [`prepare`] has made of the same root, if it has;
+/// `pause` the pidfd of the pod's pause; `pid_target` that of the container named by `namespaces.pid ==
 /// NamespaceMode::Target`, else `None`; `cgroup` the container's directory of cgroup v2, in which nothing has run; `devices` the
 /// programs that this process has loaded for other containers. Must be called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
 ///
@@ -28,6 +37,7 @@ const MAX_ATTEMPTS: u32 = 5;
 /// The step that failed. The child is reaped, and the cgroup is as empty as before.
 pub fn start(
     launch: &wire::Launch,
+    prepared: Option<OwnedFd>,
     pause: BorrowedFd<'_>,
     pid_target: Option<BorrowedFd<'_>>,
     cgroup: BorrowedFd<'_>,
@@ -35,11 +45,12 @@ pub fn start(
     stdio: ChildStdio,
 ) -> Result<Started, StartError> {
     let doing = format!("start container {}", launch.container.short());
-    begin(launch, pause, pid_target, cgroup, devices, stdio).map_err(|e| e.context(&doing))
+    begin(launch, prepared, pause, pid_target, cgroup, devices, stdio).map_err(|e| e.context(&doing))
 }
 
 fn begin(
     launch: &wire::Launch,
+    mut prepared: Option<OwnedFd>,
     pause: BorrowedFd<'_>,
     pid_target: Option<BorrowedFd<'_>>,
     cgroup: BorrowedFd<'_>,
@@ -66,7 +77,10 @@ fn begin(
     let namespace = namespace.as_ref().map(AsFd::as_fd);
     for attempt in 1.. {
         let watch = trees::watch(&plan)?;
-        let root = trees::overlay(&plan.root, namespace)?;
+        let root = match prepared.take().filter(|_| namespace.is_none()) {
+            Some(root) => root,
+            None => trees::overlay(&plan.root, namespace)?,
+        };
         let resolved = user::resolve(root.as_fd(), &launch.user)?;
         plan.process.check_user(&resolved.user)?;
         plan.process.set_home(&resolved.home);

@@ -3,7 +3,7 @@
 
 use super::plan::{Plan, Root};
 use super::plan_mounts::{Bind, Fs, What};
-use super::{StartError, Step, image_volume};
+use super::{StartError, Step, image_volume, libc_errno};
 use crate::sys::clone::helper_newns;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
 use crate::sys::openat2::{self, Links, Open};
@@ -44,6 +44,16 @@ fn os(step: Step, object: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
 /// In a pod with a user namespace the layers are seen through its ids, which they are shared with no other pod for. The upper directory is
 /// not: what is in there is the pod's own.
 pub(super) fn overlay(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
+    let made = new_overlay(root, namespace);
+    if !made.as_ref().is_err_and(|e| e.errno == libc_errno::EINVAL) {
+        return made;
+    }
+    // The mark of a shim that has made it in advance, and died.
+    forget_volatile(root);
+    new_overlay(root, namespace)
+}
+
+fn new_overlay(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     if namespace.is_some() {
         return overlay_by_helper(root, namespace);
     }

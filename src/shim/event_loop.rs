@@ -5,6 +5,7 @@ use super::connection::{Connection, Received};
 use super::exec::RunningExec;
 use super::log::Stream;
 use super::machine::{Action, ExecKey, FIRST, Machine, Ticket};
+use super::roots::Roots;
 use super::stdio::{Buffers, Progress, Streams};
 use crate::cgroup::oom::OomCounts;
 use crate::error::{Context, Error, Result};
@@ -157,6 +158,8 @@ pub(super) struct Shim {
     pub(super) pause: Option<Process>,
     /// Device filters loaded for this pod's containers.
     pub(super) devices: Devices,
+    /// Of containers that were not started yet.
+    pub(super) roots: Roots,
     pub(super) containers: BTreeMap<ContainerId, Container>,
     pub(super) execs: BTreeMap<ExecKey, RunningExec>,
     pub(super) buffers: Buffers,
@@ -182,6 +185,7 @@ impl Shim {
             listener: None,
             pause: None,
             devices: Devices::default(),
+            roots: Roots::default(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             buffers: Buffers::default(),
@@ -406,7 +410,7 @@ impl Shim {
         if let Some(peer) = self.peers.remove(&number) {
             self.poll.remove(peer.connection.as_fd(), peer.token);
         }
-        let actions = self.machine.closed(number);
+        let actions = self.closed(number);
         self.apply(actions);
     }
 
@@ -439,6 +443,11 @@ impl Shim {
         if let Some(peer) = self.peers.remove(&number) {
             self.poll.remove(peer.connection.as_fd(), peer.token);
         }
+        self.closed(number)
+    }
+
+    fn closed(&mut self, number: u64) -> Vec<Action> {
+        self.roots.forget_connection(number);
         self.machine.closed(number)
     }
 }

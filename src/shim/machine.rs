@@ -223,8 +223,9 @@ impl Machine {
                 Err(Error::precondition("the sandbox was stopped"))
             }
             Request::CreateSandbox(_) | Request::Adopt(_) => Ok(Accept::Do),
+            Request::Prepare { container, .. } => self.accept_container(container),
             Request::Start(launch) => self.accept_start(launch),
-            Request::AdoptContainer(adopt) => self.accept_container(&adopt.launch),
+            Request::AdoptContainer(adopt) => self.accept_container(&adopt.launch.container),
             Request::Duplicate { container } => self.accept_duplicate(container.as_ref()),
             Request::Exec(exec) => self.accept_exec(exec),
             Request::Signal { signal, .. } if !(1..=64).contains(signal) => {
@@ -247,7 +248,7 @@ impl Machine {
 
     fn accept_start(&self, launch: &wire::Launch) -> Result<Accept> {
         let name = launch.container.short();
-        self.accept_container(launch)?;
+        self.accept_container(&launch.container)?;
         if let crate::state::model::NamespaceMode::Target(target) = &launch.namespaces.pid
             && !self.is_running(target)
         {
@@ -258,10 +259,10 @@ impl Machine {
     }
 
     /// One more container, started here or elsewhere.
-    fn accept_container(&self, launch: &wire::Launch) -> Result<Accept> {
-        let name = launch.container.short();
+    fn accept_container(&self, container: &ContainerId) -> Result<Accept> {
+        let name = container.short();
         self.up()?;
-        if self.containers.contains_key(&launch.container) {
+        if self.containers.contains_key(container) {
             return Err(Error::new(Kind::AlreadyExists, format!("container {name} was started before")));
         }
         if self.containers.len() >= wire::MAX_CONTAINERS {

@@ -27,6 +27,11 @@ fn create() -> Request {
     }))
 }
 
+fn prepare(letter: char) -> Request {
+    let root = Root { layers: Vec::new(), upper: "/".into(), work: "/".into(), readonly: false };
+    Request::Prepare { container: id(letter), root }
+}
+
 fn start(letter: char, pid: NamespaceMode) -> Request {
     Request::Start(Box::new(Launch {
         container: id(letter),
@@ -163,12 +168,13 @@ fn every_request_about_a_container_in_every_phase_of_it() {
     type Expected = Result<Accept, Kind>;
     const DO: Expected = Ok(Accept::Do);
     const ALREADY: Expected = Ok(Accept::Already);
-    let table: [(Make, [Expected; 5]); 8] = [
+    let table: [(Make, [Expected; 5]); 9] = [
         // running, ending, ended, failed, unknown
         (
             |c| start(c, NamespaceMode::Pod),
             [Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), DO],
         ),
+        (prepare, [Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), DO]),
         // Whose processes it sees was settled when it was started: the target may have ended since.
         (adopt_container, [Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), Err(AlreadyExists), DO]),
         (
@@ -211,6 +217,7 @@ fn every_request_about_the_pod_in_every_phase_of_it() {
     assert_eq!(kinds(&adopt_container('b')), [refused, None, refused, refused]);
     assert_eq!(kinds(&Request::Duplicate { container: None }), [refused, None, refused, refused]);
     assert_eq!(kinds(&start('b', NamespaceMode::Pod)), [refused, None, refused, refused]);
+    assert_eq!(kinds(&prepare('b')), [refused, None, refused, refused]);
     assert_eq!(kinds(&Request::StopSandbox), [None; 4]);
     assert_eq!(kinds(&Request::Shutdown), [None, refused, refused, None]);
     assert_eq!(kinds(&Request::List), [None; 4]);

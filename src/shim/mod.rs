@@ -8,6 +8,7 @@
 //! * `requests`    what an engine asks: each verb's steps, in order
 //! * `connection`  frames and descriptors over a socket
 //! * `stdio`, `log`  a container's streams, and the CRI's log format
+//! * `roots`       what is made of a container before it is started
 //! * `reap`        ends: of pause, containers, execs, strays; the record, then the event
 //! * `adopt`       what a shim that died has left: pidfds, streams, logs
 //! * `attach` copies of a container's output for those who look on
@@ -26,6 +27,7 @@ mod log;
 mod machine;
 mod reap;
 mod requests;
+mod roots;
 mod stdio;
 
 use crate::error::{Context, Error, Result};

@@ -51,6 +51,9 @@ impl Shim {
         let message: ToShim =
             serde_json::from_slice(&frame.text).map_err(|e| Error::invalid(format!("message: {e}")))?;
         let ticket = Ticket { connection, id: message.id };
+        if let Request::Forget { container } = &message.request {
+            self.roots.forget(container); // also of a container that the machine knows nothing of
+        }
         let answer = match self.machine.accept(connection, &message.request) {
             Err(e) => Some(Ok((failed(&e), Vec::new()))),
             Ok(Accept::Already) => Some(done()),
@@ -71,6 +74,11 @@ impl Shim {
             Request::Hello { versions, owner } => self.hello(ticket.connection, versions, owner).map_err(failure),
             Request::Join => join(frame.fds).map_err(failure),
             Request::CreateSandbox(sandbox) => self.create_sandbox(&sandbox, frame.fds),
+            Request::Prepare { container, root } => {
+                let made = self.roots.make(ticket.connection, container, root);
+                fault::point("shim.prepare.made");
+                made.map(|()| (Reply::Done, Vec::new())).map_err(Failure::from)
+            }
             Request::Start(launch) => self.start(&launch, frame),
             Request::Exec(exec) => match self.exec(ticket, &exec, frame.fds) {
                 Ok(()) => return None,
@@ -236,8 +244,9 @@ impl Shim {
         fault::point("shim.start.prepared");
         let target = target.map(|process| process.pidfd.fd.as_fd());
         let (pause, at) = (pause.pidfd.fd.as_fd(), cgroup.as_fd());
+        let root = self.roots.take(&launch.container, &launch.root);
         let started = match &launch.runtime {
-            None => launch::spawn::start(launch, pause, target, at, &mut self.devices, stdio),
+            None => launch::spawn::start(launch, root, pause, target, at, &mut self.devices, stdio),
             Some(runtime) => launch::foreign::start(launch, runtime, pause, target, at, stdio),
         };
         let started = started.map_err(|e: StartError| Failure::from(e))?;
