@@ -296,6 +296,14 @@ async fn a_criu_that_is_missing_fails_or_hangs_leaves_nothing_and_the_container_
         if state.is_empty() || state.contains(") Z ") || state.contains(") X ") { Ok(()) } else { Err(state) }
     });
     goes_on(&log);
+
+    // One that writes is told by that, and can put back what it has changed of the container.
+    let back = node.machine.temp.path().join("back");
+    let work = "while [ $1 != --work-dir ]; do shift; done";
+    stand_in(&node, &format!("{work}; while echo x >>$2/pages 2>/dev/null; do :; done; mkdir {}", back.display()));
+    let e = checkpoint(&mut node, &id, &location, 2).await.expect_err("it writes without end");
+    assert_eq!((e.code(), back.is_dir()), (Code::DeadlineExceeded, true), "{e}");
+    goes_on(&log);
     assert_nothing_but(&node, &archives, &[]);
     remove_all(&mut node).await;
     node.assert_clean().await;

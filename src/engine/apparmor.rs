@@ -182,6 +182,7 @@ async fn load() -> Result<()> {
         env: vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())],
         stdin: SOURCE.as_bytes().to_vec(),
         until: tokio::time::Instant::now() + PARSER_TIMEOUT,
+        patience: Duration::ZERO,
     })
     .await
     .context(|| program.display().to_string())?;

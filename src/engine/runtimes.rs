@@ -135,6 +135,7 @@ async fn call(program: &Path, word: &str) -> Result<Said> {
         env: vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())],
         stdin: Vec::new(),
         until: Instant::now() + FEATURES_TIMEOUT,
+        patience: Duration::ZERO,
     })
     .await
     .context(|| format!("{} {word}", program.display()))

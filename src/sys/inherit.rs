@@ -1,4 +1,5 @@
-//! A file descriptor that a spawned program holds without knowing it: fcntl(2) `F_SETFD` between fork and exec.
+//! What a spawned program has without knowing it, by a call between fork and exec: an open file, fcntl(2) `F_SETFD`; a signal that is
+//! ignored, signal(2).
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -15,5 +16,16 @@ pub fn inherit_fd(command: &mut Command, fd: OwnedFd) {
         }
     };
     // SAFETY: the closure allocates nothing and takes no lock: it makes one system call on a value it owns.
+    unsafe { command.pre_exec(child) };
+}
+
+/// Has the program of `command` ignore SIGXFSZ: what it writes beyond RLIMIT_FSIZE fails with `EFBIG` then, and does not end it (setrlimit(2)).
+pub fn ignore_file_size_signal(command: &mut Command) {
+    // SAFETY: takes two integers, and SIG_IGN is no function; signal(2) is async-signal-safe.
+    let child = || match unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    };
+    // SAFETY: the closure makes one system call and touches nothing of this process's memory.
     unsafe { command.pre_exec(child) };
 }

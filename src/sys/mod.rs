@@ -51,7 +51,7 @@ pub use bpf::{BpfInsn, attach_device_program, detach_device_program, load_device
 pub use device::{Device, device, device_numbers};
 pub use errno::errno_name;
 pub use flock::{flock, try_flock};
-pub use inherit::inherit_fd;
+pub use inherit::{ignore_file_size_signal, inherit_fd};
 pub use memory::{forget_program, malloc_trim, memchr};
 
 pub use param::page_bytes;

@@ -56,6 +56,19 @@ pub fn setrlimit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `prlimit(pid, RLIMIT_FSIZE, {0, 0})`: from now on that process can write no regular file any more; see
+/// [`super::inherit::ignore_file_size_signal`].
+///
+/// # Errors
+/// `ESRCH` when it is gone, `EPERM` for another user's.
+pub fn forbid_files(pid: u32) -> io::Result<()> {
+    let none = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: as in `setrlimit`; a number that is no pid is ESRCH.
+    let result =
+        unsafe { libc::syscall(libc::SYS_prlimit64, pid, libc::RLIMIT_FSIZE, &raw const none, std::ptr::null::<u8>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `prlimit(0, resource, NULL, &own)`.
 fn getrlimit(resource: Resource) -> io::Result<libc::rlimit64> {
     let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

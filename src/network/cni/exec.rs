@@ -1,4 +1,4 @@
-//! One execution of a plugin (or of another program of the host, apparmor_parser): fed, listened to, and ended, within a time and with bounded output, whatever the plugin does.
+//! One execution of a plugin (or of another program of the host, apparmor_parser, criu): fed, listened to, and ended, within a time and with bounded output, whatever the plugin does.
 //!
 //! A plugin is a process group. When its first process has ended, or its time is over, the group is killed: what a plugin leaves behind
 //! in it would go on to change a network that nobody waits for, and be this process's to reap. One that wants a daemon gives it a
@@ -41,6 +41,9 @@ pub struct Call {
     pub stdin: Vec<u8>,
     /// When it is killed.
     pub until: Instant,
+    /// For one that must not be killed in the middle: until then it can write no files any more, so that it fails by itself and puts back what it
+    /// has changed, and for so long it is waited for. Zero: it is killed at once.
+    pub patience: Duration,
 }
 
 /// How a plugin has ended and what it has said.
@@ -74,7 +77,10 @@ async fn to_the_end(call: Call) -> Result<Said> {
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let talked = match pipes(&mut child) {
-        Ok(pipes) => talk(pipes, call.stdin, &mut stdout, &mut stderr, &ended, call.until).await,
+        Ok(pipes) => {
+            let last = LastWork { pid: child.id(), until: call.until, patience: call.patience };
+            talk(pipes, call.stdin, &mut stdout, &mut stderr, &ended, &last).await
+        }
         Err(e) => Err(e).context(|| "open its pipes"),
     };
     let status = end(child, ended).await;
@@ -96,6 +102,9 @@ async fn start(call: &Call) -> Result<Child> {
         let mut command = Command::new(&call.program);
         command.args(&call.args).env_clear().envs(call.env.iter().map(|(name, value)| (name, value))).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        if !call.patience.is_zero() {
+            sys::ignore_file_size_signal(&mut command);
+        }
         match command.spawn() {
             Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => tries += 1,
             started => return started.context(|| format!("execute {}", call.program.display())),
@@ -126,7 +135,7 @@ async fn talk(
     answer: &mut Vec<u8>,
     complaint: &mut Vec<u8>,
     ended: &AsyncFd<OwnedFd>,
-    until: Instant,
+    last: &LastWork,
 ) -> Result<bool> {
     let feed = async move {
         let _ = stdin.write_all(&input).await; // EPIPE: it does not want it
@@ -150,7 +159,22 @@ async fn talk(
         }
         Ok(true)
     };
-    timeout_at(until, all).await.unwrap_or(Ok(false))
+    tokio::pin!(all);
+    if let Ok(done) = timeout_at(last.until, &mut all).await {
+        return done;
+    }
+    if !last.patience.is_zero() && sys::rlimit::forbid_files(last.pid).is_ok() {
+        let _ = timeout(last.patience, all).await; // how it ends is its own matter: its time is over
+    }
+    Ok(false)
+}
+
+/// When its time is over, and what then.
+struct LastWork {
+    /// A child that is not reaped yet.
+    pid: u32,
+    until: Instant,
+    patience: Duration,
 }
 
 /// Reads to the end, keeping at most `most` bytes; more are an error if `strict`.
@@ -206,7 +230,15 @@ mod tests {
         crate::state::record::write_bytes(&program, text.as_bytes(), 0o755, crate::state::record::Durability::Boot)
             .expect("write");
         let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("CNI_COMMAND".to_owned(), "ADD".to_owned())];
-        run(Call { program, args: Vec::new(), env, stdin: stdin.to_vec(), until: Instant::now() + limit }).await
+        run(Call {
+            program,
+            args: Vec::new(),
+            env,
+            stdin: stdin.to_vec(),
+            until: Instant::now() + limit,
+            patience: Duration::ZERO,
+        })
+        .await
     }
 
     const LONG: Duration = Duration::from_secs(30);
@@ -242,6 +274,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_must_not_be_killed_fails_by_itself_and_puts_things_back() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let program = dir.path().join("program");
+        // A shell would end at the signal, too; what it says goes through a pipe, which is no file.
+        let text =
+            "#!/bin/sh\ncd $0.d; while echo x >>file; do :; done 2>/dev/null; mkdir back; seq 20000; exec sleep 1000\n";
+        std::fs::create_dir(dir.path().join("program.d")).expect("mkdir");
+        crate::state::record::write_bytes(&program, text.as_bytes(), 0o755, crate::state::record::Durability::Boot)
+            .expect("write");
+        let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        let until = Instant::now() + Duration::from_secs(1);
+        let call = Call { program, args: Vec::new(), env, stdin: Vec::new(), until, patience: Duration::from_secs(2) };
+        let e = run(call).await.expect_err("its time is over");
+        assert_eq!(e.kind(), Kind::DeadlineExceeded, "{e}");
+        assert!(dir.path().join("program.d/back").is_dir(), "it was killed in the middle");
+    }
+
+    #[tokio::test]
     async fn one_that_leaves_a_child_with_its_pipes_does_not_hold_up() {
         let begun = Instant::now();
         let said = sh("sleep 1000 & echo done", b"", LONG).await.expect("it ran");
@@ -267,6 +317,7 @@ mod tests {
             env: vec![],
             stdin: vec![],
             until: Instant::now() + LONG,
+            patience: Duration::ZERO,
         };
         let e = run(call).await.expect_err("no program");
         assert!(e.to_string().contains("execute /etc/passwd: EACCES"), "{e}");

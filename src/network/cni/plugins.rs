@@ -12,6 +12,7 @@ use std::fmt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -119,8 +120,8 @@ impl Plugins {
         let program = find(&job.plugin.program, directories)?;
         let full = |_| Error::new(Kind::DeadlineExceeded, "too many other plugins were running all the time");
         let permit = tokio::time::timeout_at(job.until, self.at_once.acquire()).await.map_err(full)?;
-        let call =
-            Call { program, args: vec![], env: environment(&job, directories), stdin: job.stdin, until: job.until };
+        let env = environment(&job, directories);
+        let call = Call { program, args: vec![], env, stdin: job.stdin, until: job.until, patience: Duration::ZERO };
         let said = exec::run(call).await?;
         drop(permit);
         if said.status.success() {

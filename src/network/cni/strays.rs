@@ -25,11 +25,12 @@ pub fn end(pod: &PodId) -> usize {
 }
 
 fn end_within(pod: &PodId, patience: Duration) -> usize {
-    end_with(&format!("CNI_CONTAINERID={pod}"), patience)
+    end_with(&format!("CNI_CONTAINERID={pod}"), patience, false)
 }
 
-/// The same for processes with this `NAME=value` in their environment, which may take so long to end by themselves.
-pub fn end_with(wanted: &str, patience: Duration) -> usize {
+/// The same for processes with this `NAME=value` in their environment, which may take so long to end by themselves; `failing`: they are to fail at
+/// once, for they can write no files any more ([`super::exec::Call::patience`]).
+pub fn end_with(wanted: &str, patience: Duration, failing: bool) -> usize {
     let until = Instant::now() + patience;
     let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -41,6 +42,9 @@ pub fn end_with(wanted: &str, patience: Duration) -> usize {
             continue;
         }
         ended += 1;
+        if failing {
+            let _ = sys::rlimit::forbid_files(pid); // ESRCH: it has ended in this moment
+        }
         let has_ended = |within| sys::poll::poll_until(pidfd.as_fd(), Interest::Read, within).unwrap_or(true);
         if !has_ended(until.saturating_duration_since(Instant::now())) {
             let _ = sys::session::pidfd_send_signal(pidfd.as_fd(), SIGKILL); // ESRCH: it has ended in this moment
