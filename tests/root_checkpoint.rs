@@ -2,7 +2,10 @@
 
 mod fixtures;
 
+use fixtures::canary::{self, Canary};
 use fixtures::cri::{Node, log_text, script};
+use fixtures::evil_checkpoint;
+use fixtures::evil_tar::{Image, Layer, Tar, layout, write_dir};
 use fixtures::machine::{Machine, PATIENCE, until};
 use fixtures::{programs, put};
 use podwright::criapi::*;
@@ -480,5 +483,61 @@ async fn nothing_of_the_host_is_in_an_archive_whatever_a_container_and_its_neigh
     }
     assert!(whole > 0, "none of them could be written");
     remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+/// What a process is allowed and sees.
+const ALLOWED: &str = "b=/bin/busybox; $b grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp)' /proc/self/status; $b cut -d' ' -f5,6 /proc/self/mountinfo; \
+    $b env | $b sort; umask; $b ls /proc/self/fd /dev; $b cat /proc/self/oom_score_adj; $b hostname; $b ls -d /host; echo end; exec $b sleep 1000";
+
+#[tokio::test]
+async fn nothing_of_an_archive_counts_given_as_a_path_or_as_an_image() {
+    canary::apart();
+    let mut machine = Machine::new();
+    let canary = Canary::plant(&machine.dir("canary"));
+    let (dir, file) = (machine.dir("canary"), canary.file());
+    let busybox = std::fs::read(programs::busybox()).expect("read");
+    let tar = Tar::new().dir("bin", 0o755).file_mode("bin/busybox", 0o755, &busybox).symlink("bin/sh", "busybox");
+    let base = Layer::plain(&tar);
+    let config = serde_json::json!({"Cmd": ["/bin/sh"], "Env": ["A=b"]});
+    let plain = Image::with("docker.io/library/plain:latest", std::slice::from_ref(&base), config);
+    let evil = evil_checkpoint::image("docker.io/library/evil:latest", &base, &dir, &file);
+    let images = machine.dir("images");
+    write_dir(&layout(&[plain, evil]), &images);
+    machine.import(&images);
+    let path = machine.dir("archives").join("evil.tar");
+    put(&path, evil_checkpoint::archive(&dir, &file).finish());
+    let fifo = machine.dir("archives").join("fifo.tar");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    for path in [&path, &dir] {
+        let said = machine.podwright(["import"]).arg(path).output().expect("podwright");
+        assert!(!said.status.success(), "{path:?} was imported: {said:?}");
+    }
+    let mut node = Node::of(machine, |_| {}).await;
+    let sandbox = node.sandbox("p");
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let of = |name: &str, image: &str| {
+        let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+        let command = ["/bin/sh", "-c", ALLOWED].map(str::to_owned).to_vec();
+        ContainerConfig { image, command, ..script(name, "") }
+    };
+    for path in [&path, &fifo, &dir, &dir.join("missing.tar")] {
+        let e = node.create(&pod, of("r", path.to_str().expect("utf-8")), sandbox.clone()).await.expect_err("a path");
+        assert_eq!((e.code(), e.message().contains("checkpoint")), (Code::Unimplemented, true), "{e}");
+    }
+    let mut told = Vec::new();
+    for name in ["plain", "evil"] {
+        let id = node.create(&pod, of(name, name), sandbox.clone()).await.expect("create");
+        node.start_container(&id).await.expect("start");
+        let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
+        let said = || log_text(&log, "stdout");
+        until(PATIENCE, || if said().ends_with("end\n") { Ok(()) } else { Err(said()) });
+        assert!(said().contains("CapEff:") && log_text(&log, "stderr").contains("/host"), "{}", said());
+        told.push(said());
+        canary.assert_alive();
+    }
+    assert_eq!(told[0], told[1], "an image that says it is a checkpoint is an image like any other");
+    remove_all(&mut node).await;
+    canary.assert_alive();
     node.assert_clean().await;
 }

@@ -27,6 +27,12 @@ impl Cri {
         let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
         let (mut config, image) = convert::container(config, &pod.record.config, self.host)?;
         convert::check_privilege(&config, request.sandbox_config.as_ref())?;
+        // The name of an image has no slash in front: other runtimes take the path of a checkpoint's archive here.
+        if image.starts_with('/') {
+            let why =
+                format!("image {image:?} is a path: containers are made of images, and not restored from checkpoints");
+            return Err(Error::unsupported(why));
+        }
         // Two small files, which the engine reads again: a thread of their own would cost more than they do.
         let image = self.engine.images().lookup(&image)?;
         // The kubelet's own requests name the image by its id: people get a name that they know.
