@@ -277,6 +277,10 @@ async fn a_criu_that_is_missing_fails_or_hangs_leaves_nothing_and_the_container_
 
     let e = checkpoint(&mut node, &id, &location, 60).await.expect_err("there is none");
     assert_eq!((e.code(), e.message().contains("checkpoint.criu")), (Code::Unimplemented, true), "{e}");
+    let doctor =
+        node.machine.podwright(["doctor"]).env("PODWRIGHT_CHECKPOINT_CRIU", &program).output().expect("doctor");
+    let says = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(says.contains(&format!("checkpoint.criu is {}, which is no program", program.display())), "{says}");
 
     stand_in(
         &node,
@@ -336,6 +340,28 @@ async fn a_criu_that_is_killed_leaves_no_network_shut() {
     goes_on(&log);
     assert_nothing_but(&node, &node.machine.dir("checkpoints"), &[]);
     drop(netns);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_removed_meanwhile_stays_removed() {
+    let machine = Machine::with_busybox();
+    let program = machine.temp.path().join("criu");
+    let mut node = Node::of(machine, move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", program);
+    })
+    .await;
+    let (pid, archives) = (node.machine.temp.path().join("pid"), node.machine.dir("checkpoints"));
+    let text = "while [ $1 != --work-dir ]; do shift; done; until [ ! -d $2 ]; do sleep 0.05; done";
+    stand_in(&node, &format!("echo $$ >{0}.new; mv {0}.new {0}; {text}", pid.display()));
+    let (_, id) = counting(&mut node, "p", false, false).await;
+    let asked = tokio::spawn(asking(&node, &id, archives.join("a.tar")));
+    pid_in(&pid).await;
+    node.remove_container(&id).await.expect("remove, frozen as it is");
+    let e = asked.await.expect("asked").expect_err("it is gone");
+    assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+    assert_eq!((names(&node.machine.root().join("containers")).len(), names(&archives).len()), (0, 0));
     remove_all(&mut node).await;
     node.assert_clean().await;
 }
