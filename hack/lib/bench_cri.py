@@ -63,6 +63,8 @@ class Runtime:
             if self.daemon.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"hack/bench: {self.name} does not start:\n{(self.base / 'log').read_text()}")
             time.sleep(0.05)
+        if self.client_program is None:  # who starts it asks it
+            return
         logs = self.base / "logs"
         self.client = subprocess.Popen([self.client_program, self.socket, IMAGE, logs, self.group, self.parent],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -179,7 +181,8 @@ state = "{self.state}/state"
             for path in ["/proc", "/sys", "/dev", self.base, self.state]:
                 script += [f"mkdir -p '{self.root}{path}'", f"mount --rbind '{path}' '{self.root}{path}'"]
             script += [f"cp /etc/hosts /etc/hostname /etc/resolv.conf /etc/passwd /etc/group '{self.root}/etc/'"]
-            script += [f"exec chroot '{self.root}' {words}"]
+            # In place of the namespace's root and not only of this process's: there ends what joins the namespace, as runc's execs do.
+            script += [f"cd '{self.root}'", "mount --move . /", f"exec chroot . {words}"]
         else:
             script += [f"exec {words}"]
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(script)]
