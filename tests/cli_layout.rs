@@ -555,3 +555,18 @@ fn what_only_looks_like_a_breach_is_none() {
         assert_eq!(found(path, text), "", "{text}");
     }
 }
+
+#[test]
+fn what_is_calibrated_is_there_and_what_differs_says_why() {
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo, or set it"));
+    let list = fs::read_to_string(root.join("tests/calibration.tsv")).expect("a list");
+    let lines: Vec<Vec<&str>> =
+        list.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect()).collect();
+    assert!(lines.len() > 20, "{} tests", lines.len());
+    for line in lines {
+        let [program, test, words, why] = line[..] else { panic!("program, test, words, why: {line:?}") };
+        let text = fs::read_to_string(root.join("tests").join(program).with_extension("rs")).expect(program);
+        assert!(text.contains(&format!("fn {test}()")), "tests/{program}.rs has no {test}");
+        assert_eq!(words == "same", why.is_empty(), "{test}: {why:?}");
+    }
+}
