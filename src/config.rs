@@ -210,6 +210,12 @@ pub const KEYS: &[Key] = &[
     ),
     Key::new("checkpoint.criu", "", Shape::File, "the program that checkpoints containers; empty: criu of PATH"),
     Key::new("cdi.spec_dirs", "/etc/cdi,/var/run/cdi", Shape::Directories, "specifications of devices; later ones win"),
+    Key::new(
+        "selinux.enable",
+        "true",
+        Shape::Bool,
+        "give pods labels where the kernel has SELinux and its policy knows containers",
+    ),
     Key::new("nri.enable", "true", Shape::Bool, "let plugins of the Node Resource Interface connect"),
     Key::new("nri.socket", "/var/run/nri/nri.sock", Shape::Directory, "where they do"),
     Key::new("nri.request_timeout", "2s", Shape::Time { most: nri::MAX_TIMEOUT }, "how long one may take to answer"),
@@ -365,6 +371,11 @@ impl Config {
     /// The effective value of an honoured key, as text.
     pub fn value(&self, name: &str) -> &str {
         self.entries.iter().find(|entry| entry.key.name == name).map_or("", |entry| &entry.value)
+    }
+
+    /// Whether pods get labels where the host has SELinux.
+    pub fn labels_with_selinux(&self) -> bool {
+        is_true(self.value("selinux.enable"))
     }
 
     /// What the engine takes.

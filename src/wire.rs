@@ -110,7 +110,7 @@ pub enum Request {
     },
     Join,
     CreateSandbox(Box<Sandbox>),
-    /// Of a container that is about to be started, in a pod without a user namespace, without a runtime handler.
+    /// Of a container that is about to be started, in a pod without a user namespace, a runtime handler, or labels of SELinux.
     Prepare {
         container: ContainerId,
         root: Root,
@@ -196,6 +196,9 @@ pub struct Sandbox {
     pub shm_bytes: u64,
     /// Written for pause; where it may not be lowered (without CAP_SYS_RESOURCE) it stays as it is.
     pub oom_score_adj: i32,
+    /// SELinux's, of the pod's /dev/shm. Of pods that have a label the shim is always as new as this field.
+    #[serde(default)]
+    pub file_label: Option<String>,
 }
 
 /// Everything needed to start one container. Nothing in it is looked up again but names of users, in the container's root.

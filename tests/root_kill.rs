@@ -323,6 +323,7 @@ fn update(paths: &Paths, cgroup_root: String) {
         owner: false,
         runtimes: Runtimes::new(),
         cdi_dirs: Vec::new(),
+        selinux: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {

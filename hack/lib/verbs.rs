@@ -76,6 +76,7 @@ fn options() -> Result<Options> {
         owner: false,
         runtimes: Runtimes::new(),
         cdi_dirs: Vec::new(),
+        selinux: false,
     })
 }
 

@@ -148,6 +148,7 @@ impl ContainerPlan {
             container_path: self.message_path.clone(),
             host_path: self.message_file(number),
             idmap: self.idmap,
+            selinux_relabel: true,
             ..Mount::default()
         });
         Mount::by_depth(&mut config.mounts);
@@ -287,6 +288,7 @@ impl Build<'_> {
             },
             runtime_handler: spec.runtime_class.as_ref().map(|class| class.value.clone()).unwrap_or_default(),
             foreground: false,
+            selinux: spec.security.selinux.clone().unwrap_or_default(),
             port_mappings: self.port_mappings(),
         }
     }
@@ -402,6 +404,7 @@ impl Build<'_> {
                 propagation: mount.propagation,
                 idmap: self.scope.pod.spec.own_users,
                 image: None,
+                selinux_relabel: volume.is_pods_own(),
             });
         }
         Mount::by_depth(&mut mounts);
@@ -441,6 +444,7 @@ impl Build<'_> {
             readonly_paths,
             seccomp,
             apparmor: own.apparmor.as_ref().or(pod.apparmor.as_ref()).cloned().unwrap_or_default(),
+            selinux: own.selinux.clone().unwrap_or_default(),
             pid_target: None,
             rlimits: Vec::new(),
         }
@@ -650,6 +654,26 @@ mod tests {
             error.contains("volumeMounts[0].subPath = \"b\": subPath of a volume that containers write"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_containers_label_is_instead_of_the_pods_and_volumes_of_the_pods_own_are_relabelled() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  \
+                    securityContext: {seLinuxOptions: {type: a_t, level: 's0:c1,c2'}, seLinuxChangePolicy: Recursive}\n  \
+                    volumes: [{name: e, emptyDir: {}}, {name: h, hostPath: {path: /srv}}]\n  containers:\n  \
+                    - {name: c, image: i, securityContext: {seLinuxOptions: {user: b_u}}, \
+                    volumeMounts: [{name: e, mountPath: /e}, {name: h, mountPath: /h}]}\n";
+        let plan = planned(text, &facts());
+        assert_eq!((plan.config.selinux.kind.as_str(), plan.config.selinux.level.as_str()), ("a_t", "s0:c1,c2"));
+        let config = plan.containers[0].attempt(0);
+        let options = &config.security.selinux;
+        assert_eq!((options.user.as_str(), options.kind.as_str(), options.level.as_str()), ("b_u", "", ""));
+        let relabelled = config.mounts.iter().filter(|mount| mount.selinux_relabel);
+        let paths: Vec<_> = relabelled.map(|mount| mount.container_path.as_str()).collect();
+        assert_eq!(paths, ["/e", "/dev/termination-log"]);
+        let wrong = text.replace("a_t", "'a_t:s0'").replace("Recursive", "Always");
+        let errors = load(wrong.as_bytes(), "f").expect_err("refused").to_string();
+        assert!(errors.contains("seLinuxOptions.type") && errors.contains("seLinuxChangePolicy"), "{errors}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::pod::{ContainerSecurity, PodSecurity, RunAs, Seccomp};
 use super::problem::{At, did_you_mean};
 use super::read::{Field, Fields};
 use super::schema;
-use crate::state::model::AppArmorProfile;
+use crate::state::model::{AppArmorProfile, SelinuxOptions};
 
 /// The largest id Kubernetes admits (validation.go): -1 means "no change" to the kernel.
 const MAX_ID: u32 = i32::MAX.unsigned_abs();
@@ -60,10 +60,15 @@ const CAPABILITIES: &[&str] = &[
 /// securityContext of a pod.
 pub(super) fn pod(field: &Field<'_>) -> Option<PodSecurity> {
     let fields = field.object(&schema::POD_SECURITY)?;
+    if let Some(policy) = fields.get("seLinuxChangePolicy") {
+        // Of both the outcome is the same: a volume that is one pod's own has its label, and no volume here is mounted for a pod.
+        policy.choice(&[("Recursive", ()), ("MountOption", ())]);
+    }
     Some(PodSecurity {
         run_as: run_as(&fields),
         seccomp: fields.get("seccompProfile").and_then(|f| seccomp(&f)),
         apparmor: fields.get("appArmorProfile").and_then(|f| apparmor(&f)),
+        selinux: fields.get("seLinuxOptions").and_then(|f| selinux(&f)),
         fs_group: fields.get("fsGroup").and_then(|f| f.unsigned(MAX_ID)),
         supplemental_groups: fields.items("supplementalGroups").iter().filter_map(|f| f.unsigned(MAX_ID)).collect(),
         strict_groups: fields
@@ -94,6 +99,7 @@ pub(super) fn container(field: &Field<'_>) -> Option<ContainerSecurity> {
         run_as: run_as(&fields),
         seccomp: fields.get("seccompProfile").and_then(|f| seccomp(&f)),
         apparmor: fields.get("appArmorProfile").and_then(|f| apparmor(&f)),
+        selinux: fields.get("seLinuxOptions").and_then(|f| selinux(&f)),
         proc_unmasked: unmasked.unwrap_or(false),
         privileged: fields.flag("privileged"),
         allow_privilege_escalation: fields.get("allowPrivilegeEscalation").and_then(|f| f.bool()),
@@ -151,6 +157,21 @@ fn apparmor(field: &Field<'_>) -> Option<AppArmorProfile> {
         (0, None) => Some(AppArmorProfile::Unconfined),
         _ => Some(AppArmorProfile::RuntimeDefault),
     }
+}
+
+/// What the policy knows is the kernel's to say, when the pod is made.
+fn selinux(field: &Field<'_>) -> Option<SelinuxOptions> {
+    let fields = field.object(&schema::SELINUX)?;
+    let part = |name, check: fn(&str) -> Result<(), names::Wrong>| match fields.get(name) {
+        Some(part) => checked(&part, check),
+        None => Some(String::new()),
+    };
+    Some(SelinuxOptions {
+        user: part("user", |text| names::selinux("user", text))?,
+        role: part("role", |text| names::selinux("role", text))?,
+        kind: part("type", |text| names::selinux("type", text))?,
+        level: part("level", |text| names::selinux("level", text))?,
+    })
 }
 
 fn capability(field: &Field<'_>) -> Option<String> {

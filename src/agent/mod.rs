@@ -22,6 +22,8 @@
 //! | hostPort | on the bridge and CNI; with hostNetwork it means nothing more; refused with network.mode none |
 //! | seccompProfile | absent means RuntimeDefault, as for a kubelet with `seccompDefault: true`; Kubernetes' own default is none |
 //! | appArmorProfile | absent means podwright's own where the host has AppArmor; named ones the host's administrator loads |
+//! | seLinuxOptions | a container's instead of the pod's, all of them; the level is the pod's where none is given. Nothing where the host has no SELinux |
+//! | seLinuxChangePolicy | accepted: volumes of the pod's own get its label, those of the host keep theirs |
 //! | sysctls | of the pod's net and ipc namespaces; no list of "safe" ones, who writes the file owns the machine |
 //! | dnsPolicy | no cluster DNS: ClusterFirst means the host's, as for a kubelet without clusterDNS |
 //! | hostUsers: false | a user namespace of 65536 ids that no other pod has; every volume is seen through them |

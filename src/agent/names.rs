@@ -1,6 +1,6 @@
 //! The grammars of names in a manifest (apimachinery, pkg/util/validation): each says why a text is none.
 
-use crate::state::model::AppArmorProfile;
+use crate::state::model::{AppArmorProfile, SelinuxOptions};
 
 /// Bytes of a DNS label, RFC 1123.
 const MAX_LABEL: usize = 63;
@@ -154,6 +154,15 @@ pub fn apparmor(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     wrong("not a name of a profile", "write at most 255 bytes of one line, as apparmor_status shows it")
+}
+
+/// A part of a label of SELinux, by its name.
+pub fn selinux(part: &str, text: &str) -> Result<(), Wrong> {
+    if SelinuxOptions::is_part(part, text) {
+        return Ok(());
+    }
+    let most = SelinuxOptions::MAX_PART;
+    wrong(format!("not the {part} of a label"), format!("write at most {most} bytes, as ps -Z shows it"))
 }
 
 /// subPathExpr: checked again when it is expanded.

@@ -4,7 +4,7 @@
 
 use super::problem::{At, Spot};
 use super::quantity::Quantity;
-use crate::state::model::AppArmorProfile;
+use crate::state::model::{AppArmorProfile, SelinuxOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -89,12 +89,13 @@ pub struct DnsConfig {
     pub options: Vec<(String, Option<String>)>,
 }
 
-/// securityContext of a pod. `runAs...`, `seccomp` and `apparmor` are what containers inherit.
+/// securityContext of a pod. `runAs...`, `seccomp`, `apparmor` and `selinux` are what containers inherit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodSecurity {
     pub run_as: RunAs,
     pub seccomp: Option<Seccomp>,
     pub apparmor: Option<AppArmorProfile>,
+    pub selinux: Option<SelinuxOptions>,
     pub fs_group: Option<u32>,
     pub supplemental_groups: Vec<u32>,
     pub strict_groups: bool,
@@ -241,6 +242,8 @@ pub struct ContainerSecurity {
     pub run_as: RunAs,
     pub seccomp: Option<Seccomp>,
     pub apparmor: Option<AppArmorProfile>,
+    /// Instead of the pod's, all of them.
+    pub selinux: Option<SelinuxOptions>,
     /// procMount Unmasked: nothing of /proc is masked or read-only.
     pub proc_unmasked: bool,
     pub privileged: bool,

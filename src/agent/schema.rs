@@ -311,8 +311,8 @@ pub static POD_SECURITY: Object = Object {
         ("runAsGroup", H),
         ("runAsNonRoot", H),
         ("runAsUser", H),
-        ("seLinuxChangePolicy", LATER),
-        ("seLinuxOptions", LATER),
+        ("seLinuxChangePolicy", H),
+        ("seLinuxOptions", H),
         ("seccompProfile", H),
         ("supplementalGroups", H),
         ("supplementalGroupsPolicy", H),
@@ -333,7 +333,7 @@ pub static SECURITY: Object = Object {
         ("runAsGroup", H),
         ("runAsNonRoot", H),
         ("runAsUser", H),
-        ("seLinuxOptions", LATER),
+        ("seLinuxOptions", H),
         ("seccompProfile", H),
         ("windowsOptions", WINDOWS),
     ],
@@ -342,6 +342,9 @@ pub static SECURITY: Object = Object {
 pub static CAPABILITIES: Object = Object { name: "Capabilities", fields: &[("add", H), ("drop", H)] };
 
 pub static APPARMOR: Object = Object { name: "AppArmorProfile", fields: &[("localhostProfile", H), ("type", H)] };
+
+pub static SELINUX: Object =
+    Object { name: "SELinuxOptions", fields: &[("level", H), ("role", H), ("type", H), ("user", H)] };
 
 pub static SECCOMP: Object = Object { name: "SeccompProfile", fields: &[("localhostProfile", H), ("type", H)] };
 

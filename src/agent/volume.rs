@@ -56,6 +56,11 @@ impl VolumePlan {
         matches!(self.content, Content::Files(_) | Content::Image(_))
     }
 
+    /// Whether nobody else has what is in it: not what the host, or an image, has there.
+    pub fn is_pods_own(&self) -> bool {
+        matches!(self.content, Content::EmptyDir | Content::Files(_))
+    }
+
     /// What a mount of the volume, or of `sub_path` in it, takes from the host.
     ///
     /// # Errors

@@ -145,6 +145,8 @@ pub(super) fn process(page: &mut Page, level: usize, spec: &Value) {
             ("no new privileges", yes(&process["noNewPrivileges"])),
             ("read-only root", yes(&spec["root"]["readonly"])),
             ("oom_score_adj", process["oomScoreAdj"].to_string()),
+            ("SELinux label", process["selinuxLabel"].as_str().unwrap_or_default().to_owned()),
+            ("label of files", spec["linux"]["mountLabel"].as_str().unwrap_or_default().to_owned()),
             ("masked paths", strings(&spec["linux"]["maskedPaths"]).join(" ")),
             ("read-only paths", strings(&spec["linux"]["readonlyPaths"]).join(" ")),
         ],

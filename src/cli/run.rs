@@ -176,6 +176,7 @@ pub(super) fn options(session: &Session, instance: Option<InstanceId>) -> Result
         network: settings.network,
         runtimes: settings.runtimes,
         cdi_dirs: session.config.value("cdi.spec_dirs").split(',').map(Into::into).collect(),
+        selinux: session.config.labels_with_selinux(),
     })
 }
 

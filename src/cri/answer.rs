@@ -190,6 +190,7 @@ fn mount(mount: &Mount) -> criapi::Mount {
             ..criapi::ImageSpec::default()
         }),
         image_sub_path: mount.image.as_ref().map(|volume| volume.sub_path.clone()).unwrap_or_default(),
+        selinux_relabel: mount.selinux_relabel,
         ..criapi::Mount::default()
     }
 }

@@ -25,7 +25,7 @@ impl Cri {
         let pod_id = self.pod_id(&request.pod_sandbox_id)?;
         let pod = self.engine.pod_status(&pod_id)?;
         let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
-        let (mut config, image) = convert::container(config, &pod.record.config, self.host)?;
+        let (mut config, image) = convert::container(config, &pod.record.config)?;
         convert::check_privilege(&config, request.sandbox_config.as_ref())?;
         // The name of an image has no slash in front: other runtimes take the path of a checkpoint's archive here.
         if image.starts_with('/') {

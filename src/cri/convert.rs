@@ -7,10 +7,10 @@
 //! | the sandbox's run_as_*, supplemental_groups, readonly_rootfs, seccomp, privileged | they confine an image's pause program; ours is no image, has an empty read-only root, no capability and nothing to lose |
 //! | the sandbox's resources and overhead | tell runtimes that boot a machine how large it is to be; the pod's cgroup is the kubelet's |
 //! | port_mappings on the host's network | the container is on the host's port already |
-//! | selinux_options, selinux_relabel | refused where the host has SELinux; elsewhere there is nothing to label, as for other runtimes |
+//! | selinux_options, selinux_relabel | where the host has no SELinux, or pods are to have no labels, there is nothing to label, as for other runtimes |
 //! | the sandbox's apparmor | as its seccomp |
 
-use super::security::{container_security, is_idmapped, pod_namespaces, refuse_sandbox_security};
+use super::security::{container_security, is_idmapped, pod_namespaces, refuse_sandbox_security, selinux};
 use crate::cgroup::slice;
 use crate::config::CgroupDriver;
 use crate::criapi::{self, LinuxContainerResources, PodSandboxMetadata, Protocol, Signal};
@@ -27,22 +27,17 @@ use std::path::PathBuf;
 /// How annotations begin that name devices of the Container Device Interface.
 const CDI_ANNOTATION: &str = "cdi.k8s.io/";
 
-/// What of the host decides about a request.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Host {
-    /// SELinux labels processes and files here.
-    pub selinux: bool,
-    /// Who makes cgroups.
-    pub driver: CgroupDriver,
-}
-
 /// Something that this version would have to leave out.
 pub(super) fn refuse(field: &str, why: &str) -> Error {
     Error::unsupported(format!("{field}: {why}"))
 }
 
-/// A pod's identity and shape.
-pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, host: Host) -> Result<PodConfig> {
+/// A pod's identity and shape. `driver`: who makes cgroups.
+pub(super) fn pod(
+    config: criapi::PodSandboxConfig,
+    runtime_handler: String,
+    driver: CgroupDriver,
+) -> Result<PodConfig> {
     let PodSandboxMetadata { name, uid, namespace, attempt } =
         config.metadata.ok_or_else(|| Error::invalid("config.metadata is missing"))?;
     if config.windows.is_some() {
@@ -50,7 +45,7 @@ pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, hos
     }
     let linux = config.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    refuse_sandbox_security(&security, host)?;
+    refuse_sandbox_security(&security)?;
     let namespaces = pod_namespaces(security.namespace_options.as_ref())?;
     let on_host = namespaces.network == NamespaceMode::Node;
     let port_mappings = if on_host { Vec::new() } else { config.port_mappings };
@@ -67,9 +62,10 @@ pub(super) fn pod(config: criapi::PodSandboxConfig, runtime_handler: String, hos
         host_aliases: Vec::new(),
         namespaces,
         sysctls: linux.sysctls,
-        cgroup: cgroup(linux.cgroup_parent, host.driver)?,
+        cgroup: cgroup(linux.cgroup_parent, driver)?,
         runtime_handler,
         foreground: false,
+        selinux: selinux(security.selinux_options)?,
         port_mappings: port_mappings.into_iter().map(port_mapping).collect::<Result<_>>()?,
     })
 }
@@ -127,11 +123,7 @@ fn port_mapping(mapping: criapi::PortMapping) -> Result<PortMapping> {
 }
 
 /// A container as asked for, and the image to look up; its `image` is what people call it.
-pub(super) fn container(
-    config: criapi::ContainerConfig,
-    pod: &PodConfig,
-    host: Host,
-) -> Result<(ContainerConfig, String)> {
+pub(super) fn container(config: criapi::ContainerConfig, pod: &PodConfig) -> Result<(ContainerConfig, String)> {
     let metadata = config.metadata.ok_or_else(|| Error::invalid("config.metadata is missing"))?;
     if metadata.name.is_empty() {
         return Err(Error::invalid("config.metadata.name is empty"));
@@ -152,7 +144,7 @@ pub(super) fn container(
     }
     let cdi_devices = cdi_devices(&config.cdi_devices, &config.annotations)?;
     let linux = config.linux.unwrap_or_default();
-    let mut mounts = config.mounts.into_iter().map(|m| mount(m, pod, host)).collect::<Result<Vec<_>>>()?;
+    let mut mounts = config.mounts.into_iter().map(|m| mount(m, pod)).collect::<Result<Vec<_>>>()?;
     Mount::by_depth(&mut mounts);
     let converted = ContainerConfig {
         name: metadata.name,
@@ -174,7 +166,7 @@ pub(super) fn container(
         tty: config.tty,
         init: false,
         resources: resources(linux.resources.unwrap_or_default())?,
-        security: container_security(linux.security_context.unwrap_or_default(), pod, host)?,
+        security: container_security(linux.security_context.unwrap_or_default(), pod)?,
         stop_signal: stop_signal(config.stop_signal)?,
     };
     Ok((converted, image.image))
@@ -237,7 +229,7 @@ fn cdi_devices(asked: &[criapi::CdiDevice], annotations: &BTreeMap<String, Strin
     Ok(all)
 }
 
-fn mount(mount: criapi::Mount, pod: &PodConfig, host: Host) -> Result<Mount> {
+fn mount(mount: criapi::Mount, pod: &PodConfig) -> Result<Mount> {
     let idmap = is_idmapped(&mount, pod)?;
     let at = |field: &str| format!("mount {:?}: {field}", mount.container_path);
     let image = match (mount.image, mount.image_sub_path) {
@@ -255,9 +247,6 @@ fn mount(mount: criapi::Mount, pod: &PodConfig, host: Host) -> Result<Mount> {
     }
     if !mount.mount_options.is_empty() {
         return Err(refuse(&at("mount_options"), "not in this version, as its runtime features say"));
-    }
-    if mount.selinux_relabel && host.selinux {
-        return Err(refuse(&at("selinux_relabel"), "SELinux labels are not in this version"));
     }
     if mount.container_path.is_empty() || image.is_none() && !mount.host_path.starts_with('/') {
         return Err(Error::invalid(format!("{}: {:?} is not absolute", at("host_path"), mount.host_path)));
@@ -281,6 +270,7 @@ fn mount(mount: criapi::Mount, pod: &PodConfig, host: Host) -> Result<Mount> {
         propagation,
         idmap,
         image,
+        selinux_relabel: mount.selinux_relabel,
     })
 }
 
@@ -366,7 +356,7 @@ mod tests {
 
     fn refused(config: criapi::ContainerConfig) -> String {
         let pod = PodConfig::default();
-        let e = container(config, &pod, Host::default()).expect_err("it is not honoured");
+        let e = container(config, &pod).expect_err("it is not honoured");
         assert!([Kind::Unsupported, Kind::InvalidArgument].contains(&e.kind()), "{e:?}");
         e.to_string()
     }
@@ -384,7 +374,7 @@ mod tests {
             }),
             ..Default::default()
         });
-        let pod = pod(config, String::new(), Host::default()).expect("valid");
+        let pod = pod(config, String::new(), CgroupDriver::default()).expect("valid");
         assert_eq!((pod.name.as_str(), pod.attempt, pod.labels["a"].as_str()), ("web", 2, "b"));
         assert_eq!(pod.cgroup, PodCgroup::Given("/kubepods/burstable/podu".into()));
         assert_eq!(pod.namespaces.pid, NamespaceMode::Container);
@@ -403,20 +393,20 @@ mod tests {
             }),
             ..Default::default()
         });
-        let pod = pod(config, String::new(), Host::default()).expect("valid");
+        let pod = pod(config, String::new(), CgroupDriver::default()).expect("valid");
         assert_eq!((pod.hostname.as_str(), pod.port_mappings.len()), ("", 0));
     }
 
     #[test]
     fn a_pod_that_needs_what_there_is_not_is_refused_by_name() {
-        let with = |change: &dyn Fn(&mut LinuxSandboxSecurityContext, &mut LinuxPodSandboxConfig), host| {
+        let with = |change: &dyn Fn(&mut LinuxSandboxSecurityContext, &mut LinuxPodSandboxConfig), driver| {
             let (mut context, mut linux) = (LinuxSandboxSecurityContext::default(), LinuxPodSandboxConfig::default());
             change(&mut context, &mut linux);
             linux.security_context = Some(context);
             let config = criapi::PodSandboxConfig { linux: Some(linux), ..sandbox() };
-            pod(config, String::new(), host).map_or_else(|e| e.to_string(), |_| String::new())
+            pod(config, String::new(), driver).map_or_else(|e| e.to_string(), |_| String::new())
         };
-        let plain = Host::default();
+        let plain = CgroupDriver::Cgroupfs;
         let userns = |mode| NamespaceOption {
             userns_options: Some(UserNamespace { mode, ..Default::default() }),
             ..Default::default()
@@ -424,7 +414,7 @@ mod tests {
         assert!(with(&|c, _| c.namespace_options = Some(userns(0)), plain).contains("userns_options"));
         assert_eq!(with(&|c, _| c.namespace_options = Some(userns(2)), plain), "");
         assert!(with(&|_, l| l.cgroup_parent = "a-b.slice".into(), plain).contains("cgroupDriver: cgroupfs"));
-        let systemd = Host { driver: CgroupDriver::Systemd, ..plain };
+        let systemd = CgroupDriver::Systemd;
         assert!(with(&|_, l| l.cgroup_parent = "/kubepods/podu".into(), systemd).contains("cgroupDriver: systemd"));
         assert!(with(&|_, l| l.cgroup_parent = "a--b.slice".into(), systemd).contains("cgroup_parent: slice"));
         assert_eq!(with(&|_, l| l.cgroup_parent = "a-b.slice".into(), systemd), "");
@@ -432,7 +422,10 @@ mod tests {
             c.selinux_options = Some(criapi::SeLinuxOption { level: "s0".into(), ..Default::default() });
         };
         assert_eq!(with(&|c, _| label(c), plain), "");
-        assert!(with(&|c, _| label(c), Host { selinux: true, ..plain }).contains("selinux_options"));
+        let two = |c: &mut LinuxSandboxSecurityContext| {
+            c.selinux_options = Some(criapi::SeLinuxOption { r#type: "a_t:s0".into(), ..Default::default() });
+        };
+        assert!(with(&|c, _| two(c), plain).contains("selinux_options.type: \"a_t:s0\""));
         assert!(
             with(&|c, _| c.run_as_group = Some(criapi::Int64Value { value: 5 }), plain).contains("needs run_as_user")
         );
@@ -456,7 +449,7 @@ mod tests {
         config.mounts = ["/a/b", "/a"]
             .map(|at| criapi::Mount { container_path: at.into(), host_path: "/h".into(), ..Default::default() })
             .to_vec();
-        let (container, image) = container(config, &PodConfig::default(), Host::default()).expect("valid");
+        let (container, image) = container(config, &PodConfig::default()).expect("valid");
         assert_eq!((image.as_str(), container.image.as_str()), ("sha256:0", "nginx"));
         assert_eq!(container.env, [("A".to_owned(), "b=c".to_owned())]);
         assert_eq!(container.stop_signal.as_deref(), Some("RTMIN+3"));
@@ -490,7 +483,7 @@ mod tests {
             annotations: [("cdi.k8s.io/plugin_x".to_owned(), "vendor.com/gpu=0,vendor.com/net=eth0".to_owned())].into(),
             ..asked()
         };
-        let (container, _) = container(config, &PodConfig::default(), Host::default()).expect("valid");
+        let (container, _) = container(config, &PodConfig::default()).expect("valid");
         assert_eq!(container.cdi_devices, ["vendor.com/gpu=1", "vendor.com/gpu=0", "vendor.com/net=eth0"]);
         assert_eq!(container.devices[0].container_path, "/dev/fuse");
     }

@@ -1,6 +1,6 @@
 //! What holds whatever a client of the CRI asks for; driven by [`crate::fuzz`].
 
-use super::convert::{self, Host};
+use super::convert;
 use crate::config::CgroupDriver;
 use crate::config::network::NetworkMode;
 use crate::criapi::{
@@ -19,17 +19,16 @@ use prost::Message;
 pub fn cri(bytes: &[u8]) {
     let Some((which, bytes)) = bytes.split_first() else { return };
     let driver = if which & 8 != 0 { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
-    let host = Host { selinux: which & 4 != 0, driver };
     match which % 4 {
         0 => {
             if let Some(RunPodSandboxRequest { config: Some(config), runtime_handler }) = decoded(bytes) {
-                pod(config, runtime_handler, host);
+                pod(config, runtime_handler, driver);
             }
         }
         1 => {
             if let Some(CreateContainerRequest { config: Some(config), sandbox_config, .. }) = decoded(bytes) {
-                let asked = sandbox_config.clone().and_then(|config| convert::pod(config, String::new(), host).ok());
-                container(config, &asked.unwrap_or_default(), sandbox_config.as_ref(), host);
+                let asked = sandbox_config.clone().and_then(|config| convert::pod(config, String::new(), driver).ok());
+                container(config, &asked.unwrap_or_default(), sandbox_config.as_ref());
             }
         }
         2 => {
@@ -58,8 +57,8 @@ fn decoded<T: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> 
     Some(message)
 }
 
-fn pod(config: PodSandboxConfig, handler: String, host: Host) {
-    let Ok(pod) = convert::pod(config, handler, host) else { return };
+fn pod(config: PodSandboxConfig, handler: String, driver: CgroupDriver) {
+    let Ok(pod) = convert::pod(config, handler, driver) else { return };
     let kept = serde_json::to_vec(&pod).expect("JSON");
     assert_eq!(serde_json::from_slice::<PodConfig>(&kept).expect("what was kept"), pod);
     if engine::check_pod(&pod, NetworkMode::Auto, &Runtimes::new()).is_ok() {
@@ -71,8 +70,8 @@ fn pod(config: PodSandboxConfig, handler: String, host: Host) {
     }
 }
 
-fn container(asked: AskedContainer, pod: &PodConfig, sandbox: Option<&PodSandboxConfig>, host: Host) {
-    let Ok((config, image)) = convert::container(asked, pod, host) else { return };
+fn container(asked: AskedContainer, pod: &PodConfig, sandbox: Option<&PodSandboxConfig>) {
+    let Ok((config, image)) = convert::container(asked, pod) else { return };
     assert!(!image.is_empty() && !config.name.is_empty());
     let kept = serde_json::to_vec(&config).expect("JSON");
     assert_eq!(serde_json::from_slice::<ContainerConfig>(&kept).expect("what was kept"), config);

@@ -44,11 +44,9 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{ContainerId, PodId};
 use crate::image::pull::Puller;
 use crate::stream;
-use convert::Host;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
@@ -68,7 +66,6 @@ pub struct Cri {
     engine: Engine,
     puller: Puller,
     streams: stream::Server,
-    host: Host,
     /// Pods can have user namespaces here, with any volume.
     user_namespaces: bool,
     /// The configuration as JSON, for `crictl info`.
@@ -110,15 +107,12 @@ impl Cri {
         closing: watch::Receiver<bool>,
         working: mpsc::Sender<()>,
     ) -> Cri {
-        let selinux = Path::new("/sys/fs/selinux/enforce").exists();
-        let host = Host { selinux, driver: engine.options().cgroup_driver };
         let user_namespaces = crate::sys::probe::user_namespace_with_idmapped_tmpfs().is_ok();
         let (config, started) = (config.into(), SystemTime::now());
         Cri {
             engine,
             puller,
             streams,
-            host,
             user_namespaces,
             config,
             making: Arc::default(),

@@ -6,7 +6,7 @@ use crate::criapi::{
     CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
     RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, VersionResponse,
 };
-use crate::engine::apparmor;
+use crate::engine::{apparmor, selinux};
 use crate::network;
 use std::collections::BTreeMap;
 
@@ -93,6 +93,7 @@ impl Cri {
             "containers": self.engine.list_containers().len(),
             "unreadable": self.engine.unreadable(),
             "apparmor": self.engine.apparmor_state().to_string(),
+            "selinux": selinux::state(self.engine.options().selinux).to_string(),
         });
         let cni = self.engine.network().cni().info();
         let all = [("config", self.config.to_string()), ("podwright", state.to_string()), ("cni", cni.to_string())];

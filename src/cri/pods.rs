@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 impl Cri {
     pub(super) async fn run_pod(&self, request: RunPodSandboxRequest) -> Result<String> {
         let config = request.config.ok_or_else(|| Error::invalid("config is missing"))?;
-        let config = convert::pod(config, request.runtime_handler, self.host)?;
+        let config = convert::pod(config, request.runtime_handler, self.engine.options().cgroup_driver)?;
         let cri = self.clone();
         self.to_the_end(async move { cri.run_pod_once(config).await }).await
     }
@@ -82,6 +82,7 @@ impl Cri {
             "pid": pid,
             "cgroup": status.record.cgroup,
             "config": status.record.config,
+            "selinux": status.record.selinux,
             "shim": status.shim,
             "shimLost": status.shim_lost,
             "unreadable": status.damaged,

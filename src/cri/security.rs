@@ -1,6 +1,6 @@
 //! The security contexts of a CRI request, checked and converted. Pure; `convert` says what is honoured by what is there anyway.
 
-use super::convert::{Host, refuse, target};
+use super::convert::{refuse, target};
 use crate::criapi::security_profile::ProfileType;
 use crate::criapi::{
     IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, Mount, NamespaceMode as Mode,
@@ -8,25 +8,28 @@ use crate::criapi::{
 };
 use crate::error::{Error, Result};
 use crate::state::model::{
-    AppArmorProfile, IdMap, IdRange, NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security, UserNamespace,
+    AppArmorProfile, IdMap, IdRange, NamespaceMode, Namespaces, PodConfig, SeccompProfile, Security, SelinuxOptions,
+    UserNamespace,
 };
 
 /// Refuses what would have to be done to the pause process, and cannot be.
-pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext, host: Host) -> Result<()> {
+pub(super) fn refuse_sandbox_security(context: &LinuxSandboxSecurityContext) -> Result<()> {
     if context.run_as_group.is_some() && context.run_as_user.is_none() {
         return Err(Error::invalid("config.linux.security_context.run_as_group needs run_as_user"));
     }
-    refuse_label(context.selinux_options.as_ref(), host)?;
     // Pause runs no program of an image, and has nothing that a profile could keep it from.
     apparmor(context.apparmor.as_ref(), "").map(|_| ())
 }
 
-fn refuse_label(options: Option<&SeLinuxOption>, host: Host) -> Result<()> {
-    let given = options.is_some_and(|o| *o != SeLinuxOption::default());
-    if given && host.selinux {
-        return Err(refuse("security_context.selinux_options", "SELinux labels are not in this version"));
+/// What of a label is asked for; the policy is asked when the pod is made.
+pub(super) fn selinux(options: Option<SeLinuxOption>) -> Result<SelinuxOptions> {
+    let SeLinuxOption { user, role, r#type, level } = options.unwrap_or_default();
+    let options = SelinuxOptions { user, role, kind: r#type, level };
+    if let Some((name, text)) = options.parts().into_iter().find(|(name, text)| !SelinuxOptions::is_part(name, text)) {
+        let message = format!("security_context.selinux_options.{name}: {text:?} cannot be part of a label");
+        return Err(Error::invalid(message));
     }
-    Ok(())
+    Ok(options)
 }
 
 /// `old` is the deprecated field, which counts when the profile is absent.
@@ -168,12 +171,7 @@ fn id(field: &str, value: i64) -> Result<u32> {
 }
 
 /// A container's security context.
-pub(super) fn container_security(
-    context: LinuxContainerSecurityContext,
-    pod: &PodConfig,
-    host: Host,
-) -> Result<Security> {
-    refuse_label(context.selinux_options.as_ref(), host)?;
+pub(super) fn container_security(context: LinuxContainerSecurityContext, pod: &PodConfig) -> Result<Security> {
     #[allow(deprecated, reason = "older clients fill only these")]
     let (old_apparmor, old_seccomp) = (context.apparmor_profile.clone(), context.seccomp_profile_path.clone());
     let privileged = context.privileged;
@@ -210,6 +208,7 @@ pub(super) fn container_security(
         readonly_paths: context.readonly_paths,
         seccomp: if privileged { SeccompProfile::Unconfined } else { seccomp(context.seccomp.as_ref(), &old_seccomp)? },
         apparmor: apparmor(context.apparmor.as_ref(), &old_apparmor)?,
+        selinux: selinux(context.selinux_options)?,
         pid_target: pid_target(context.namespace_options.as_ref(), pod)?,
         rlimits: Vec::new(),
     })

@@ -9,14 +9,15 @@ use super::ids;
 use super::oci::{self, HostFacts};
 use super::pod::{Container, Pod};
 use super::run_pod::remove_tree;
+use super::selinux::{self, State};
 use super::undo::Undo;
-use super::{Engine, blocking, mkdir_all};
+use super::{Engine, blocking, mkdir_all, relabel};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::image::part;
 use crate::image::store::Image;
-use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile, Security};
+use crate::state::model::{ContainerConfig, Mount, NamespaceMode, SeccompProfile, Security, SelinuxLabels};
 use crate::state::paths::Paths;
 use crate::state::record::{self, ContainerRecord, Durability, ResourcesRecord};
 use crate::state::spec::SpecText;
@@ -67,6 +68,8 @@ impl Engine {
         undo: &mut Undo,
     ) -> Result<(ContainerId, Vec<Change>)> {
         check(pod, &config)?;
+        let labels = self.labels_of(pod, &config)?;
+        self.relabel_volumes(&labels, &config.mounts).await?;
         // Until the record names the layers, nothing else keeps `prune` from taking them.
         let _kept = self.0.images.hold()?;
         let image = match &config.image_id {
@@ -74,7 +77,7 @@ impl Engine {
             None => self.0.images.lookup(&config.image)?,
         };
         let id = ContainerId::random();
-        let record = self.container_record(pod, config, &id, image)?;
+        let record = self.container_record(pod, config, &id, image, labels)?;
         let (Draft { record, resources }, changes, _entered) = self.tell_create(pod, record, undo).await?;
         // The directory comes first: whoever sweeps up after a kill -9 finds the writable layer by its name.
         let dir = self.paths().container(pod.id(), &id);
@@ -139,12 +142,39 @@ impl Engine {
         Ok(all)
     }
 
+    /// SELinux's labels of a container; none in a pod that was made without.
+    fn labels_of(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<SelinuxLabels>> {
+        match (&pod.record.selinux, selinux::state(self.options().selinux)) {
+            (Some(labels), State::On(policy)) => {
+                let (asked, privileged) = (&config.security.selinux, config.security.privileged);
+                selinux::of_container(&policy, labels, &pod.record.config, asked, privileged).map(Some)
+            }
+            // Its other containers have labels: without one it would be let out of where they are kept.
+            (Some(_), other) => {
+                Err(Error::precondition(format!("the pod was made with SELinux's labels, and now: {other}")))
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Not for what is not confined, which sees them as they are; others may as well.
+    async fn relabel_volumes(&self, labels: &Option<SelinuxLabels>, mounts: &[Mount]) -> Result<()> {
+        let Some(labels) = labels.as_ref().filter(|labels| selinux::is_confined(labels)) else { return Ok(()) };
+        for mount in mounts.iter().filter(|mount| mount.selinux_relabel && mount.image.is_none()) {
+            let (path, label) = (mount.host_path.clone(), labels.file.clone());
+            let relabelled = blocking(move || relabel::relabel(&path, &label)).await;
+            relabelled.context(|| format!("mount {:?}", mount.container_path))?;
+        }
+        Ok(())
+    }
+
     fn container_record(
         &self,
         pod: &Pod,
         mut config: ContainerConfig,
         id: &ContainerId,
         image: Image,
+        selinux: Option<SelinuxLabels>,
     ) -> Result<ContainerRecord> {
         let image_config = image.config;
         let image_ref = image.digests.into_iter().next().unwrap_or_else(|| image.id.to_string());
@@ -152,7 +182,7 @@ impl Engine {
         let node_name = &self.0.options.node_name;
         let host = host_facts(self.paths(), pod.id(), pod.container_cgroup(id), node_name, &config)?;
         let apparmor = apparmor_of(pod, &config.security)?;
-        let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, apparmor, ..host };
+        let host = HostFacts { image_layers: self.image_layers(&mut config.mounts)?, apparmor, selinux, ..host };
         let mut spec = oci::spec(&pod.record.config, &config, id, &image_config, &host)?;
         Edits { devices: host_devices::asked(&config.devices)?, ..Edits::default() }.apply(&mut spec)?;
         let groups = self.cdi_edits(&config.cdi_devices, config.security.run_as_user, &mut spec)?;
@@ -219,6 +249,7 @@ pub fn host_facts(
         },
         rlimits: rlimits()?,
         apparmor: apparmor::wanted(&config.security).map(str::to_owned),
+        selinux: None,
         lacking: !sys::capability::permitted().context(|| "read podwright's own capabilities")?,
         image_layers: Vec::new(),
     })

@@ -37,6 +37,7 @@ impl Engine {
             // Of this boot as far as can be told: what is of another one has no process that it would be taken for.
             boot_id: self.0.boot_id.clone(),
             cgroup,
+            selinux: None,    // no container is made in it any more
             networked: false, // nobody knows; what was begun is in its own record
             shim: pause.and_then(|pause| shim_above(pause, id)).unwrap_or(NOBODY),
         }

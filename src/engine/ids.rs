@@ -1,11 +1,13 @@
-//! Which ids of the host a pod with a user namespace of its own gets, when nobody has chosen them for it.
+//! Which ids of the host a pod with a user namespace of its own gets, when nobody has chosen them for it; and with the same care its labels
+//! of SELinux.
 //!
 //! What is in use is what the pods' records say, those of the daemon and of every instance of `run`: they share one host. So nothing is to
 //! be given back, and nothing is lost by a kill -9. From the choice to the record that says so a lock is held.
 
 use super::Engine;
+use super::selinux::{self, State};
 use crate::error::{Context, Error, Result};
-use crate::state::model::{IdMap, IdRange, NamespaceMode, PodConfig, UserNamespace};
+use crate::state::model::{IdMap, IdRange, NamespaceMode, PodConfig, SelinuxLabels, UserNamespace};
 use crate::sys;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -21,32 +23,55 @@ const LAST: u32 = 0x7ffd_0000;
 const MAX_RECORD_BYTES: u64 = 4 << 20;
 
 impl Engine {
-    /// Chooses ids for a pod that wants some; what is returned is held until its record is written.
-    pub(super) fn choose_ids(&self, config: &mut PodConfig) -> Result<Option<File>> {
-        if config.namespaces.user != UserNamespace::Any {
-            return Ok(None);
+    /// Chooses what no other pod may have: ids, if the pod wants some, and labels of SELinux, if the host has it. The lock is held until the
+    /// pod's record is written.
+    pub(super) fn choose(&self, config: &mut PodConfig) -> Result<(Option<SelinuxLabels>, Option<File>)> {
+        let policy = match selinux::state(self.options().selinux) {
+            State::On(policy) => Some(policy),
+            State::Off | State::TurnedOff | State::NoTypes(_) => None,
+        };
+        let any = config.namespaces.user == UserNamespace::Any;
+        if !any && policy.is_none() {
+            return Ok((None, None));
         }
         // The directory itself, which nothing else locks.
         let path = &self.paths().state;
         let doing = || format!("lock {}", path.display());
         let lock = File::open(path).context(doing)?;
         sys::flock(lock.as_fd(), true).context(doing)?;
-        let range = free(&self.used_ids()?)?;
-        config.namespaces.user = UserNamespace::Mapped(IdMap { uids: range, gids: range });
-        Ok(Some(lock))
+        if any {
+            let range = free(&self.used_ids()?)?;
+            config.namespaces.user = UserNamespace::Mapped(IdMap { uids: range, gids: range });
+        }
+        let labels = match policy {
+            Some(policy) => {
+                let records = self.records()?.iter().map(|path| record(path)).collect::<Result<Vec<_>>>()?;
+                let used = |level: &str| records.iter().any(|text| selinux::has_level(text, level));
+                Some(selinux::of_pod(&policy, config, used)?)
+            }
+            None => None,
+        };
+        Ok((labels, Some(lock)))
     }
 
     /// The ranges in the records of all engines of this host that share the state directory.
     fn used_ids(&self) -> Result<Vec<IdRange>> {
         let mut used = Vec::new();
+        for record in self.records()? {
+            used.extend(ids_of(&record)?);
+        }
+        Ok(used)
+    }
+
+    /// The pods' records of all these engines.
+    fn records(&self) -> Result<Vec<PathBuf>> {
+        let mut records = Vec::new();
         let mut engines = vec![self.paths().state.clone()];
         engines.extend(directories(&self.paths().instances())?);
         for engine in engines {
-            for pod in directories(&engine.join("pods"))? {
-                used.extend(ids_of(&pod.join("pod.json"))?);
-            }
+            records.extend(directories(&engine.join("pods"))?.into_iter().map(|pod| pod.join("pod.json")));
         }
-        Ok(used)
+        Ok(records)
     }
 }
 
@@ -62,16 +87,29 @@ fn directories(path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// A record's text; empty when it is gone by now.
+fn record(path: &Path) -> Result<Vec<u8>> {
+    use std::io::{ErrorKind, Read};
+    let mut text = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text)) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        read => read.context(|| needed(path))?,
+    };
+    Ok(text)
+}
+
+fn needed(record: &Path) -> String {
+    format!("read {}, which says what ids its pod has; remove that pod", record.display())
+}
+
 /// Of a record, whatever else it says: one of another version counts as well, and one that is gone by now does not. One that cannot be
 /// read may be of a pod whose containers run: nobody can tell which ids are free then.
-fn ids_of(record: &Path) -> Result<Vec<IdRange>> {
-    use std::io::{ErrorKind, Read};
-    let doing = || format!("read {}, which says what ids its pod has; remove that pod", record.display());
-    let mut text = Vec::new();
-    match File::open(record).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text)) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        read => read.context(doing)?,
-    };
+fn ids_of(path: &Path) -> Result<Vec<IdRange>> {
+    let text = record(path)?;
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let doing = || needed(path);
     let value = serde_json::from_slice(&text).map_err(|e| Error::precondition(e.to_string())).context(doing)?;
     Ok(mapped(&value).unwrap_or_default())
 }

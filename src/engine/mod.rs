@@ -36,11 +36,13 @@ pub mod pod;
 pub mod query;
 pub mod quarantine;
 mod recover;
+mod relabel;
 mod remove;
 mod reopen_log;
 mod run_pod;
 pub mod runtimes;
 mod scopes;
+pub mod selinux;
 pub mod shim;
 pub mod signal;
 mod spare;
@@ -103,6 +105,8 @@ pub struct Options {
     pub runtimes: Runtimes,
     /// Where specifications of the Container Device Interface are; a later directory has the higher priority.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Give pods labels where the host has SELinux.
+    pub selinux: bool,
 }
 
 /// The engine. Cheap to clone; all clones are the same one. To be used within a tokio runtime.

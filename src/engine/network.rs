@@ -2,7 +2,7 @@
 
 use super::pod::Pod;
 use super::undo::Undo;
-use super::{Engine, etc};
+use super::{Engine, etc, relabel};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::network::{Attachment, Bandwidth, Netns, Request, host_ports};
@@ -56,7 +56,10 @@ impl Engine {
     /// into its resolv.conf, if it has not asked for others.
     fn name_addresses(&self, pod: &Pod, attachment: &Attachment) -> Result<()> {
         let write = |name, text: String| {
-            write_bytes(&self.paths().etc(pod.id(), name), text.as_bytes(), 0o644, Durability::Boot)
+            let path = self.paths().etc(pod.id(), name);
+            write_bytes(&path, text.as_bytes(), 0o644, Durability::Boot)?;
+            // It is another file now, and no container has it yet.
+            pod.record.selinux.as_ref().map_or(Ok(()), |labels| relabel::label_file(&path, &labels.file))
         };
         write("hosts", etc::hosts(&pod.record.config, &attachment.ips, None)?)?;
         let dns = attachment.dns().filter(|_| pod.record.config.dns.is_none());

@@ -8,7 +8,9 @@ use super::signal;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::image::oci::Config as ImageConfig;
-use crate::state::model::{ContainerConfig, IdRange, Mount, NamespaceMode, PodConfig, Propagation, SeccompProfile};
+use crate::state::model::{
+    ContainerConfig, IdRange, Mount, NamespaceMode, PodConfig, Propagation, SeccompProfile, SelinuxLabels,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -104,6 +106,8 @@ pub struct HostFacts {
     pub devices: Vec<(String, char, u32, u32, u32)>,
     /// The AppArmor profile of its processes; `None`: unconfined.
     pub apparmor: Option<String>,
+    /// SELinux's labels of its processes and files.
+    pub selinux: Option<SelinuxLabels>,
     /// A Localhost seccomp profile, read and parsed.
     pub seccomp: Option<Value>,
     /// Bits of the capabilities that podwright does not have itself and so cannot give, in a container of an outer runtime.
@@ -194,6 +198,12 @@ pub fn spec(
     }
     if let Some(profile) = &host.apparmor {
         spec["process"]["apparmorProfile"] = profile.as_str().into();
+    }
+    if let Some(labels) = &host.selinux {
+        spec["linux"]["mountLabel"] = labels.file.as_str().into();
+        if let Some(process) = &labels.process {
+            spec["process"]["selinuxLabel"] = process.as_str().into();
+        }
     }
     Ok(spec)
 }

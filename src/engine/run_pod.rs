@@ -10,7 +10,7 @@ use super::runtimes::{Runtimes, runtime_of};
 use super::scopes::Holder;
 use super::shim::{Birth, Shim, listen_at, spawn, unexpected};
 use super::undo::Undo;
-use super::{Engine, blocking, etc, ids, mkdir_all, sweep};
+use super::{Engine, blocking, etc, ids, mkdir_all, relabel, sweep};
 use crate::cgroup::Cgroup;
 use crate::config::network::NetworkMode;
 use crate::error::{Context, Error, Result};
@@ -35,6 +35,9 @@ const SHM_BYTES: u64 = 64 << 20;
 const PAUSE_OOM_SCORE_ADJ: i32 = -998;
 /// Longest hostname, HOST_NAME_MAX of sethostname(2).
 const MAX_HOSTNAME: usize = 64;
+
+/// The pod's own files, which its containers see below /etc.
+const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
 /// The namespace that a sysctl belongs to, or why it cannot be set for a pod.
 fn check_sysctl(config: &PodConfig, name: &str, value: &str) -> Result<()> {
@@ -166,7 +169,7 @@ impl Engine {
         fault::point("engine.run_pod.claimed");
         let flight = self.make_directory(&id, &config, undo)?;
         let networked = self.has_network(&config);
-        let choosing = self.choose_ids(&mut config)?;
+        let (selinux, choosing) = self.choose(&mut config)?;
         let record = PodRecord {
             id: id.clone(),
             config,
@@ -174,10 +177,12 @@ impl Engine {
             boot_id: self.0.boot_id.clone(),
             cgroup,
             networked,
+            selinux,
             shim: shim_process,
         };
         record::write(&self.paths().pod_record(&id), &record, Durability::Boot)?;
         drop(choosing);
+        self.label_etc(&record)?;
         fault::point("engine.run_pod.record");
         let pod = Arc::new(Pod::new(record, child, Some(flight)));
         pod.note("engine: shim, directory and record made");
@@ -268,6 +273,12 @@ impl Engine {
         Flight::create(&self.paths().flight(id), Source::Engine)
     }
 
+    /// What is mounted into the pod's containers gets their label.
+    fn label_etc(&self, record: &PodRecord) -> Result<()> {
+        let Some(labels) = &record.selinux else { return Ok(()) };
+        ETC.into_iter().try_for_each(|name| relabel::label_file(&self.paths().etc(&record.id, name), &labels.file))
+    }
+
     /// The pod's cgroup (with its limits, if it is ours) and pause's leaf in it.
     async fn make_cgroups(&self, pod: &Pod, undo: &mut Undo) -> Result<(Cgroup, Option<Holder>)> {
         let (path, leaf_path) = (pod.record.cgroup.clone(), pod.sandbox_cgroup());
@@ -321,6 +332,7 @@ impl Engine {
             sysctls: config.sysctls.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             shm_bytes: SHM_BYTES,
             oom_score_adj: PAUSE_OOM_SCORE_ADJ,
+            file_label: pod.record.selinux.as_ref().map(|labels| labels.file.clone()),
         };
         let asked = shim.send(Request::CreateSandbox(Box::new(request)), &[leaf.as_fd(), socket.as_fd()]).await?;
         // Meanwhile what the first container would have to wait for.

@@ -191,6 +191,7 @@ mod tests {
             owner: false,
             runtimes: Runtimes::new(),
             cdi_dirs: Vec::new(),
+            selinux: false,
         }
     }
 

@@ -46,6 +46,7 @@ pub fn main(args: &[OsString]) -> Result<u8> {
         owner: false,
         runtimes: Runtimes::new(),
         cdi_dirs: Vec::new(),
+        selinux: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start a runtime")?;
     runtime.block_on(sweep(options)).map(|()| 0)

@@ -2,14 +2,15 @@
 //! that no path is looked up twice (CVE-2021-30465: a volume shared with a running container may be renamed under us).
 
 use super::plan::Plan;
-use super::plan_mounts::{Mount, Node, What};
+use super::plan_mounts::{Fs, Mount, Node, What};
 use super::report::{At, Failed};
 use super::trees::{Trees, new_fs};
 use super::{Step, libc_errno};
+use crate::sys;
 use crate::sys::mount::{self, Depth, MountAttr};
 use crate::sys::openat2::{self, Links, Open};
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -103,7 +104,11 @@ pub(super) fn mounts(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
             continue;
         }
         let made = match (&mount.what, tree) {
-            (What::Fs(fs), _) => Some(new_fs(fs).on(Step::Mount, index)?),
+            (What::Fs(fs), _) => {
+                let tree = new_fs(fs).on(Step::Mount, index)?;
+                label(fs, tree.as_fd()).on(Step::Mount, index)?;
+                Some(tree)
+            }
             // Pause's, in whose mount namespace's copy this is.
             (What::Shm, _) => Some(mount::open_tree_clone_path(c"/shm", Depth::One).on(Step::Mount, index)?),
             _ => None,
@@ -119,6 +124,13 @@ pub(super) fn mounts(plan: &Plan, trees: &Trees) -> Result<(), Failed> {
         mount::move_mount(tree.as_fd(), place.as_fd()).at(Step::Console)?;
     }
     Ok(())
+}
+
+/// Gives the root of a new file system its label, if it is to have one.
+fn label(fs: &Fs, tree: BorrowedFd<'_>) -> io::Result<()> {
+    let Some(label) = &fs.label else { return Ok(()) };
+    let root = openat2::open_beneath(tree, c".", Links::Refused, Open::Read)?;
+    sys::fsetxattr(root.as_fd(), OsStr::new("security.selinux"), label.to_bytes())
 }
 
 fn is_proc(mount: &Mount) -> bool {
@@ -225,8 +237,9 @@ pub(super) fn masks(plan: &Plan, root: BorrowedFd<'_>, null: BorrowedFd<'_>, whi
             Some(tree) => copy(tree.as_fd())?,
             None => {
                 let attr = MountAttr::RDONLY.with(MountAttr::NOSUID).with(MountAttr::NODEV).with(MountAttr::NOEXEC);
-                mount::new_fs(c"tmpfs", &[(c"nr_blocks", Some(c"1")), (c"nr_inodes", Some(c"1"))], attr)
-                    .on(Step::Mask, index)?
+                let mut parameters = vec![(c"nr_blocks", Some(c"1")), (c"nr_inodes", Some(c"1"))];
+                parameters.extend(plan.root.label.as_ref().map(|label| (c"context", Some(label.as_c_str()))));
+                mount::new_fs(c"tmpfs", &parameters, attr).on(Step::Mask, index)?
             }
         };
         mount::move_mount(tree.as_fd(), place.as_fd()).on(Step::Mask, index)?;

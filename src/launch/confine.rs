@@ -54,14 +54,42 @@ pub(super) fn leave_the_shim(
     // Before anything of the container is entered: sockets, pipes and cgroups of the shim must not be there to be stolen
     // (CVE-2024-21626 and CVE-2019-5736 lived on what was left open).
     exec::close_all_but(keep, true).at(Step::CloseInherited)?;
+    // The keyring is made with the label of whose it will be.
+    let keys = label_attribute(process, KEYCREATE)?;
     // A new session keyring: the shim's would be shared by all containers (CVE-2019-5736's neighbour, K of our list).
     match credentials::join_session_keyring() {
         Err(e) if matches!(e.raw_os_error(), Some(libc_errno::ENOSYS | libc_errno::EDQUOT)) => {} // no keyrings: none shared
         joined => joined.at(Step::Keyring)?,
     }
+    if keys {
+        // What follows makes no keys, and nothing of it outlives execve(2).
+        openat2::open_proc(KEYCREATE, Open::Write)
+            .and_then(|file| openat2::write_all_once(file.as_fd(), b"\n"))
+            .at(Step::Selinux)?;
+    }
     // Through the host's /proc, before the container's is entered, which may be anything (CVE-2019-16884).
     enter_apparmor(process)?;
+    label_attribute(process, EXEC)?;
     oom_score_adj(process, reporter)
+}
+
+/// Where this process names the SELinux labels that its next program has, and keys that it makes (proc_pid_attr(5)). It has one thread.
+const EXEC: &CStr = c"self/attr/exec";
+const KEYCREATE: &CStr = c"self/attr/keycreate";
+
+/// Writes the label, and reads it back; whether there is one. As with a profile: it comes with the program, whatever happens in between.
+fn label_attribute(process: &Process, path: &CStr) -> Result<bool, Failed> {
+    let Some(label) = &process.selinux else { return Ok(false) };
+    openat2::open_proc(path, Open::Write)
+        .and_then(|file| openat2::write_all_once(file.as_fd(), label.to_bytes()))
+        .at(Step::Selinux)?;
+    let mut said = vec![0; MAX_LABEL];
+    let file = openat2::open_proc(path, Open::Read).at(Step::Selinux)?;
+    let length = openat2::read_once(file.as_fd(), &mut said).at(Step::Selinux)?;
+    match said[..length].strip_prefix(label.to_bytes()) {
+        Some([] | [b'\0' | b'\n', ..]) => Ok(true),
+        _ => Err(io::Error::from_raw_os_error(libc_errno::EPERM)).at(Step::Selinux),
+    }
 }
 
 /// Where this process names the profile that its next program is to run in, and reads it back; the second before Linux 5.8, and only

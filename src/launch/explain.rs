@@ -4,6 +4,7 @@
 use super::plan::{Plan, Process};
 use super::report::Failed;
 use super::{StartError, Step, libc_errno};
+use std::ffi::CStr;
 
 /// A failed step of a container's start.
 pub(super) fn start_error(failed: Failed, plan: &Plan, process: &Process) -> StartError {
@@ -31,6 +32,7 @@ pub(super) fn process_error(failed: Failed, process: &Process) -> StartError {
         }),
         Step::OomScoreAdj => process.oom_score_adj.to_string(),
         Step::AppArmor => process.apparmor.as_ref().map_or_else(String::new, |p| p.to_string_lossy().into_owned()),
+        Step::Selinux => shown(process.selinux.as_deref()),
         Step::Exec => match (process.programs.get(usize::from(failed.object)), failed.errno) {
             (_, libc_errno::ENOENT) | (None, _) => {
                 process.argv.first().map_or_else(String::new, |arg| format!("{:?}", arg.to_string_lossy()))
@@ -40,6 +42,14 @@ pub(super) fn process_error(failed: Failed, process: &Process) -> StartError {
         _ => String::new(),
     };
     let mut e = with_reason(failed, StartError::os(failed.step, &object, failed.errno));
+    if let (Step::Exec | Step::Init, libc_errno::EACCES | libc_errno::EPERM, Some(label)) =
+        (failed.step, failed.errno, &process.selinux)
+    {
+        e.message.push_str(&format!(
+            ": if it is executable by its mode, SELinux does not let it become {}; the kernel's log says why (avc: denied)",
+            label.to_string_lossy()
+        ));
+    }
     if failed.step == Step::Exec && failed.errno == libc_errno::ENOENT {
         let bare = process.argv.first().is_some_and(|arg| !arg.to_bytes().contains(&b'/'));
         e.message.push_str(if bare {
@@ -49,6 +59,10 @@ pub(super) fn process_error(failed: Failed, process: &Process) -> StartError {
         });
     }
     e
+}
+
+fn shown(text: Option<&CStr>) -> String {
+    text.map_or_else(String::new, |text| text.to_string_lossy().into_owned())
 }
 
 /// Adds what an errno means at a step, where that is more than its own words say.
@@ -67,6 +81,8 @@ fn with_reason(failed: Failed, mut e: StartError) -> StartError {
             "to lower it takes CAP_SYS_RESOURCE; give it that, or --allow-unenforced-limits"
         }
         (Step::AppArmor, libc_errno::ENOENT) => "the kernel has no such profile (any more), or no AppArmor",
+        (Step::Selinux, libc_errno::EINVAL) => "the loaded policy has no such label (any more)",
+        (Step::Selinux, libc_errno::EACCES) => "the loaded policy does not let podwright set labels of processes",
         (Step::Clone, libc_errno::EBUSY) => "threads in this process, or controllers enabled below the cgroup",
         (Step::Report, libc_errno::ETIMEDOUT) => "it did not get to its program in time, and was killed",
         _ => return e,

@@ -4,7 +4,7 @@
 //! All of it happens in a helper's mount namespace: a part of what is attached nowhere can be copied from Linux 6.15 on only.
 
 use super::plan_mounts::Image;
-use super::trees::idmapped;
+use super::trees::{context_option, idmapped};
 use super::{StartError, Step};
 use crate::sys::clone::helper_newns;
 use crate::sys::mount::{self, Depth, MountAttr, PropagationType};
@@ -42,10 +42,12 @@ fn here(
         None => None,
     };
     let root = match (image.layers.as_slice(), lower) {
-        ([only], None) => openat2::open_host_path(only),
+        ([only], None) if image.label.is_none() => openat2::open_host_path(only),
         // Its place in the table of mapped layers.
-        ([_], Some(lower)) => CString::new(lower).map_err(io::Error::from).and_then(|p| openat2::open_host_path(&p)),
-        (several, lower) => overlay(several, lower),
+        ([_], Some(lower)) if image.label.is_none() => {
+            CString::new(lower).map_err(io::Error::from).and_then(|p| openat2::open_host_path(&p))
+        }
+        (layers, lower) => overlay(layers, lower, image.label.as_deref()),
     };
     root.and_then(|root| {
         let part = openat2::open_beneath(root.as_fd(), &image.part, Links::InRoot, Open::Directory)?;
@@ -54,11 +56,25 @@ fn here(
     .map_err(told)
 }
 
-fn overlay(layers: &[CString], mapped: Option<Vec<u8>>) -> io::Result<OwnedFd> {
+/// `label`: SELinux's, which a bind mount cannot have: of one layer too it is an overlay then, with an empty directory for the second that it
+/// wants.
+fn overlay(layers: &[CString], mapped: Option<Vec<u8>>, label: Option<&CStr>) -> io::Result<OwnedFd> {
     let opened = layers.iter().map(|layer| openat2::open_host_path(layer)).collect::<io::Result<Vec<_>>>()?;
     let paths: Vec<CString> = opened.iter().rev().map(|layer| mount::proc_path(layer.as_fd())).collect();
-    let lower = mapped.unwrap_or_else(|| paths.iter().map(|path| path.to_bytes()).collect::<Vec<_>>().join(&b':'));
-    let options = CString::new([b"lowerdir=".as_slice(), &lower].concat())?;
+    let mut lower =
+        mapped.clone().unwrap_or_else(|| paths.iter().map(|path| path.to_bytes()).collect::<Vec<_>>().join(&b':'));
+    let mut held = None;
+    if layers.len() == 1 {
+        if let Some(place) = mapped {
+            // Its place is hidden by the empty directory in a moment.
+            let layer = held.insert(openat2::open_host_path(&CString::new(place)?)?);
+            lower = mount::proc_path(layer.as_fd()).into_bytes();
+        }
+        let empty = mount::new_fs(c"tmpfs", &[(c"size", Some(c"4k"))], MountAttr::NONE)?;
+        mount::move_mount_path(empty.as_fd(), c"/proc/fs")?;
+        lower.extend_from_slice(b":/proc/fs");
+    }
+    let options = CString::new([b"lowerdir=".as_slice(), &lower, &context_option(label)].concat())?;
     mount::mount_overlay(c"/proc/fs", &options)?;
     openat2::open_host_path(c"/proc/fs")
 }

@@ -6,6 +6,7 @@
 //! The tiny namespace is a 4 KiB tmpfs, read-only, with `/root` (where a container's root is attached in its copy), `/shm` (the
 //! pod's /dev/shm) and the empty `/proc` and `/sys`.
 
+use super::plan::label;
 use super::report::{self, At, Failed, Message, Reporter, wait_for};
 use super::spawn::{born, finish};
 use super::{Child, StartError, Step, confine, libc_errno};
@@ -35,6 +36,8 @@ struct Plan {
     /// Path below /proc/sys and value.
     sysctls: Vec<Sysctl>,
     shm_size: Option<CString>,
+    /// SELinux's, of /dev/shm.
+    shm_label: Option<CString>,
     own_network: bool,
     oom_score_adj: i32,
     /// Of its own user namespace.
@@ -127,6 +130,7 @@ impl Plan {
             hostname: CString::new(hostname).map_err(|_| refused(format!("hostname {hostname:?} has a NUL byte")))?,
             sysctls,
             shm_size: own_ipc.then(|| CString::new(sandbox.shm_bytes.to_string()).unwrap_or_default()), // digits
+            shm_label: label("file_label", sandbox.file_label.as_deref())?,
             own_network: sandbox.own_network(),
             oom_score_adj: sandbox.oom_score_adj,
             ids,
@@ -248,7 +252,8 @@ impl Plan {
             mount::move_mount(proc.as_fd(), place.as_fd()).at(Step::Mount)?;
         }
         if let Some(size) = &self.shm_size {
-            let parameters = [(c"size", Some(size.as_c_str())), (c"mode", Some(c"1777"))];
+            let mut parameters = vec![(c"size", Some(size.as_c_str())), (c"mode", Some(c"1777"))];
+            parameters.extend(self.shm_label.as_ref().map(|label| (c"context", Some(label.as_c_str()))));
             let shm = mount::new_fs(c"tmpfs", &parameters, attr).at(Step::Shm)?;
             let place = openat2::open_beneath(root.as_fd(), c"shm", Links::Refused, Open::Directory).at(Step::Shm)?;
             mount::move_mount(shm.as_fd(), place.as_fd()).at(Step::Shm)?;

@@ -23,6 +23,8 @@ pub const MAX_LAYERS: usize = 127;
 const MAX_PROGRAMS: usize = 256;
 /// Where a command without a slash is looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The longest label, in bytes: what a parameter of fsconfig(2) takes.
+const MAX_LABEL_BYTES: usize = 255;
 /// Of containers whose spec names none, as in runc.
 const DEFAULT_UMASK: u32 = 0o022;
 
@@ -54,6 +56,8 @@ pub struct Root {
     pub upper: CString,
     pub work: CString,
     pub readonly: bool,
+    /// SELinux's, of every file in it.
+    pub label: Option<CString>,
 }
 
 /// Where the container's first process is born.
@@ -91,6 +95,8 @@ pub struct Process {
     pub no_new_privs: bool,
     /// The AppArmor profile that it enters with its program; `None`: unconfined.
     pub apparmor: Option<CString>,
+    /// The SELinux label that it has from its program on; `None`: that of whoever starts it.
+    pub selinux: Option<CString>,
     /// No instructions: unconfined.
     pub seccomp: Program,
     /// HOME is not in `env`: /etc/passwd says it.
@@ -130,8 +136,12 @@ impl Plan {
         let private_cgroup = namespaces
             .is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup && n.path().is_none()));
         Ok(Plan {
-            root: Root { readonly: launch.root.readonly || read_only(&spec), ..Root::new(&launch.root)? },
-            mounts: mounts(&spec, &launch.namespaces, private_cgroup)?,
+            root: Root {
+                readonly: launch.root.readonly || read_only(&spec),
+                label: file_label(&spec)?,
+                ..Root::new(&launch.root)?
+            },
+            mounts: mounts(&spec, &launch.namespaces, private_cgroup, file_label(&spec)?.as_deref())?,
             devices: device_nodes(&spec, ids.as_ref())?,
             ids,
             masked,
@@ -164,6 +174,12 @@ fn seccomp(launch: &Launch, spec: &Spec, bounding: u64) -> Result<Program, Start
     compiled.map_err(|e| refused(e.to_string()))
 }
 
+/// SELinux's, of what is mounted for the container alone.
+fn file_label(spec: &Spec) -> Result<Option<CString>, StartError> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    self::label("linux.mountLabel", label)
+}
+
 fn read_only(spec: &Spec) -> bool {
     spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false)
 }
@@ -188,6 +204,7 @@ impl Root {
             upper: absolute("root.upper", &root.upper)?,
             work: absolute("root.work", &root.work)?,
             readonly: root.readonly,
+            label: None,
         })
     }
 }
@@ -260,6 +277,7 @@ impl Process {
             effective: caps.effective,
             ambient: caps.ambient,
             no_new_privs,
+            selinux: label("process.selinuxLabel", process.selinux_label().as_deref())?,
             apparmor: apparmor(process.apparmor_profile().as_deref())?,
             seccomp: seccomp(launch, spec, caps.bounding)?,
             wants_home,
@@ -385,6 +403,18 @@ fn apparmor(profile: Option<&str>) -> Result<Option<CString>, StartError> {
     }
 }
 
+/// A label of SELinux: the kernel's to judge, but for what would be more than a label among the options of mount(2).
+pub(super) fn label(field: &str, label: Option<&str>) -> Result<Option<CString>, StartError> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
+    match label {
+        None | Some("") => Ok(None),
+        Some(label) if label.len() <= MAX_LABEL_BYTES && label.chars().all(plain) => {
+            text(field, label.as_bytes()).map(Some)
+        }
+        Some(label) => Err(refused(format!("{field}: {label:?} is no label"))),
+    }
+}
+
 fn oom_score_adj(value: i32) -> Result<i32, StartError> {
     // proc_pid_oom_score_adj(5)
     if (-1000..=1000).contains(&value) {
@@ -495,7 +525,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
         "platform",
     );
     if let Some(process) = spec.process() {
-        note(named(process.selinux_label()), "process.selinuxLabel");
         note(process.scheduler().is_some(), "process.scheduler");
         note(process.io_priority().is_some(), "process.ioPriority");
         note(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity");
@@ -504,7 +533,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), StartError> {
         let some = |map: bool| map;
         note(linux.sysctl().as_ref().is_some_and(|m| !m.is_empty()), "linux.sysctl (the pod's are set by its sandbox)");
         note(linux.net_devices().as_ref().is_some_and(|m| !m.is_empty()), "linux.netDevices");
-        note(named(linux.mount_label()), "linux.mountLabel");
         note(some(linux.intel_rdt().is_some()), "linux.intelRdt");
         note(some(linux.memory_policy().is_some()), "linux.memoryPolicy");
         note(some(linux.personality().is_some()), "linux.personality");
@@ -527,6 +555,7 @@ pub(super) fn id_in_range(id: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan_mounts::What;
     use super::*;
     use crate::id::{ContainerId, ExecId};
     use crate::state::model::Namespaces;
@@ -655,6 +684,46 @@ mod tests {
         assert_eq!(of("podwright-default"), Ok(Some(c"podwright-default".to_owned())));
         assert_eq!((of(""), of("unconfined")), (Ok(None), Ok(None)));
         assert!(of("a\nchangehat b").is_err());
+    }
+
+    #[test]
+    fn a_label_of_files_is_that_of_what_is_mounted_for_the_container_alone() {
+        let (process, file) = ("u:r:container_t:s0:c1,c2", "u:o:container_file_t:s0:c1,c2");
+        let labelled = |s: &mut Value| {
+            s["process"]["selinuxLabel"] = process.into();
+            s["linux"]["mountLabel"] = file.into();
+            s["mounts"] = json!([
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
+                {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"},
+                {"destination": "/own", "type": "tmpfs", "source": "tmpfs", "options": ["context=theirs"]},
+                {"destination": "/v", "type": "bind", "source": "/srv", "options": ["rbind"]},
+            ]);
+        };
+        let plan = plan(labelled).expect("plan");
+        let file = CString::new(file).expect("text");
+        assert_eq!(plan.process.selinux.as_deref().map(|l| l.to_str()), Some(Ok(process)));
+        assert_eq!(plan.root.label.as_ref(), Some(&file));
+        for mount in &plan.mounts {
+            let fs = match &mount.what {
+                What::Fs(fs) | What::Dev(fs) | What::Devpts(fs) => fs,
+                _ => continue,
+            };
+            let context = fs.parameters.iter().find(|(key, _)| key.as_c_str() == c"context");
+            let context = context.and_then(|(_, value)| value.clone());
+            match mount.target.to_bytes() {
+                b"dev" | b"dev/pts" => assert_eq!(context.as_ref(), Some(&file)),
+                b"own" => assert_eq!(context, Some(c"theirs".to_owned())),
+                b"dev/mqueue" => assert_eq!((context, fs.label.as_ref()), (None, Some(&file))),
+                _ => assert_eq!((context, &fs.label), (None, &None), "{:?}", mount.target),
+            }
+        }
+        let of = |label: &str| super::label("f", Some(label));
+        assert_eq!(of(""), Ok(None));
+        for bad in ["a b", "a\"b", "a\n", &"x".repeat(MAX_LABEL_BYTES + 1)] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::state::model::{IdMap, NamespaceMode, Namespaces};
 use crate::sys::mount::{Depth, MountAttr, PropagationType};
 use crate::sys::openat2::{Links, NodeKind};
 use oci_spec::runtime::{LinuxDeviceType, Spec};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::{Component, Path};
 
 /// The most mounts of one container: a kernel namespace has 100 000, sysctl fs.mount-max.
@@ -53,6 +53,8 @@ pub struct Image {
     pub part: CString,
     /// Read-only among others.
     pub set: MountAttr,
+    /// SELinux's, of every file in it.
+    pub label: Option<CString>,
 }
 
 /// A bind mount.
@@ -76,6 +78,8 @@ pub struct Fs {
     pub fs: CString,
     pub parameters: Vec<(CString, Option<CString>)>,
     pub attr: MountAttr,
+    /// SELinux's, that its root gets as an attribute.
+    pub label: Option<CString>,
 }
 
 /// A device or FIFO in /dev.
@@ -109,17 +113,49 @@ pub(super) fn relative(field: &str, path: &Path) -> Result<CString, StartError> 
 }
 
 /// The mounts, shallow before deep.
-pub(super) fn mounts(spec: &Spec, namespaces: &Namespaces, private_cgroup: bool) -> Result<Vec<Mount>, StartError> {
+pub(super) fn mounts(
+    spec: &Spec,
+    namespaces: &Namespaces,
+    private_cgroup: bool,
+    label: Option<&CStr>,
+) -> Result<Vec<Mount>, StartError> {
     let listed = spec.mounts().as_deref().unwrap_or_default();
     if listed.len() > MAX_MOUNTS {
         return Err(refused(format!("mounts: {} of them, and {MAX_MOUNTS} are allowed", listed.len())));
     }
     let mut mounts = Vec::with_capacity(listed.len());
     for mount in listed {
-        mounts.push(one(mount, namespaces, private_cgroup)?);
+        let Mount { target, links, what } = one(mount, namespaces, private_cgroup)?;
+        let what = match label {
+            Some(label) => labelled(what, label, namespaces),
+            None => what,
+        };
+        mounts.push(Mount { target, links, what });
     }
     mounts.sort_by_key(|m| m.target.to_bytes().iter().filter(|b| **b == b'/').count());
     Ok(mounts)
+}
+
+/// Gives SELinux's label to what is made for the container alone, as runc does (label.FormatMountLabel). proc, sysfs and cgroup2 show the
+/// kernel and keep the policy's; what is bound keeps its own.
+fn labelled(what: What, label: &CStr, namespaces: &Namespaces) -> What {
+    let context = |mut fs: Fs| {
+        if !fs.parameters.iter().any(|(key, _)| key.as_c_str() == c"context") {
+            fs.parameters.push((c"context".to_owned(), Some(label.to_owned())));
+        }
+        fs
+    };
+    match what {
+        What::Dev(fs) => What::Dev(context(fs)),
+        What::Devpts(fs) => What::Devpts(context(fs)),
+        What::Fs(fs) if fs.fs.as_c_str() == c"tmpfs" => What::Fs(context(fs)),
+        // One for the whole ipc namespace, which it was mounted with already: it takes no option any more. Not the host's.
+        What::Fs(fs) if fs.fs.as_c_str() == c"mqueue" && namespaces.ipc != NamespaceMode::Node => {
+            What::Fs(Fs { label: Some(label.to_owned()), ..fs })
+        }
+        What::Image(image) => What::Image(Image { label: Some(label.to_owned()), ..image }),
+        other => other,
+    }
 }
 
 fn one(mount: &oci_spec::runtime::Mount, namespaces: &Namespaces, private_cgroup: bool) -> Result<Mount, StartError> {
@@ -321,7 +357,8 @@ impl Options {
 
     /// An overlay that nobody can write to.
     fn image(self, field: &str) -> Result<Image, StartError> {
-        let mut image = Image { layers: Vec::new(), part: CString::default(), set: self.set.with(MountAttr::RDONLY) };
+        let set = self.set.with(MountAttr::RDONLY);
+        let mut image = Image { layers: Vec::new(), part: CString::default(), set, label: None };
         for (key, value) in &self.parameters {
             match (key.as_str(), value) {
                 ("lowerdir", Some(value)) => {
@@ -354,6 +391,7 @@ impl Options {
                 .map(|(key, value)| Ok((c(key)?, value.as_deref().map(c).transpose()?)))
                 .collect::<Result<_, StartError>>()?,
             attr: self.set,
+            label: None,
         })
     }
 

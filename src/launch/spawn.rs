@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// How often a start begins anew because something was mounted below a volume with propagation in the meantime.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Makes a container's root in advance, for [`start`]. Not for a pod with a user namespace.
+/// Makes a container's root in advance, for [`start`]. Not for a pod with a user namespace or labels of SELinux.
 ///
 /// # Errors
 /// [`Step::Plan`] for a root that could not be, [`Step::Overlay`].

@@ -39,6 +39,7 @@ steps! {
     Keyring = "join session keyring",
     OomScoreAdj = "write oom_score_adj",
     AppArmor = "enter AppArmor profile",
+    Selinux = "set SELinux label",
     Rlimit = "setrlimit",
     Setns = "setns",
     Unshare = "unshare",

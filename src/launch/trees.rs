@@ -66,13 +66,14 @@ fn new_overlay(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd
     let text = |bytes| CString::new(bytes).map_err(|_| StartError::refused(Step::Overlay, "a descriptor with a NUL"));
     let lower = text(lower)?;
     let (upper, work) = (mount::proc_path(layers.upper.as_fd()), mount::proc_path(layers.work.as_fd()));
-    let parameters: [(&CStr, Option<&CStr>); 5] = [
+    let mut parameters: Vec<(&CStr, Option<&CStr>)> = vec![
         (c"lowerdir", Some(&lower)),
         (c"upperdir", Some(&upper)),
         (c"workdir", Some(&work)),
         (c"index", Some(c"off")),
         (c"volatile", None),
     ];
+    parameters.extend(root.label.as_ref().map(|label| (c"context", Some(label.as_c_str()))));
     mount::new_fs(c"overlay", &parameters, MountAttr::NONE).map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
 }
 
@@ -123,11 +124,17 @@ fn overlay_here(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedF
         options.extend_from_slice(mount::proc_path(dir.as_fd()).to_bytes());
     }
     options.extend_from_slice(b",index=off,volatile");
+    options.extend(context_option(root.label.as_deref()));
     let options = CString::new(options).map_err(|_| StartError::refused(Step::Overlay, "options with a NUL"))?;
     // /proc/fs: a directory that is on every host and in nobody's way.
     mount::mount_overlay(c"/proc/fs", &options)
         .and_then(|()| mount::open_tree_clone_path(c"/proc/fs", Depth::One))
         .map_err(os(Step::Overlay, &root.upper.to_string_lossy()))
+}
+
+/// The label of SELinux as an option of mount(2), quoted for the commas in it.
+pub(super) fn context_option(label: Option<&CStr>) -> Vec<u8> {
+    label.map_or_else(Vec::new, |label| [b",context=\"".as_slice(), label.to_bytes(), b"\""].concat())
 }
 
 /// The value of `lowerdir` for layers (the lowest first) that are seen through the ids of `namespace`: in a helper's mount namespace, for

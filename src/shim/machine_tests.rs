@@ -24,6 +24,7 @@ fn create() -> Request {
         sysctls: Vec::new(),
         shm_bytes: 0,
         oom_score_adj: 0,
+        file_label: None,
     }))
 }
 

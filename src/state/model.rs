@@ -38,6 +38,9 @@ pub struct PodConfig {
     /// annotation, which anybody may give a pod.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub foreground: bool,
+    /// Of its containers that ask for none of their own.
+    #[serde(default, skip_serializing_if = "SelinuxOptions::is_unset")]
+    pub selinux: SelinuxOptions,
 }
 
 /// Whose cgroup the pod lives in.
@@ -233,6 +236,9 @@ pub struct Mount {
     /// Files of an image instead of the host's: `host_path` is empty, and it is read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageVolume>,
+    /// What is there becomes the container's own by SELinux's labels, for good. Where the host has no SELinux it means nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub selinux_relabel: bool,
 }
 
 /// An image whose files are mounted (CRI `Mount.image`).
@@ -349,10 +355,58 @@ pub struct Security {
     pub seccomp: SeccompProfile,
     #[serde(default, skip_serializing_if = "AppArmorProfile::is_unset")]
     pub apparmor: AppArmorProfile,
+    /// Instead of the pod's, all of them.
+    #[serde(default, skip_serializing_if = "SelinuxOptions::is_unset")]
+    pub selinux: SelinuxOptions,
     /// Overrides the pod's pid mode for this container ([`NamespaceMode::Target`]).
     pub pid_target: Option<ContainerId>,
     /// Resource name without `RLIMIT_`, soft, hard (setrlimit(2)).
     pub rlimits: Vec<(String, u64, u64)>,
+}
+
+/// CRI `SELinuxOption`: what of a label is asked for. An empty part is as the policy has it for containers; an empty level is the pod's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelinuxOptions {
+    pub user: String,
+    pub role: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub level: String,
+}
+
+impl SelinuxOptions {
+    /// The longest part that is accepted, in bytes; a whole label has to fit into a parameter of fsconfig(2), 255 bytes.
+    pub const MAX_PART: usize = 100;
+
+    /// Whether nothing was asked for.
+    pub fn is_unset(&self) -> bool {
+        *self == SelinuxOptions::default()
+    }
+
+    /// The parts by their names in CRI and manifests.
+    pub fn parts(&self) -> [(&'static str, &str); 4] {
+        [("user", &self.user), ("role", &self.role), ("type", &self.kind), ("level", &self.level)]
+    }
+
+    /// Whether a text can be that part of a label: words of the policy's language, and for a level sensitivities and categories. Whether the
+    /// policy knows it is the kernel's to say.
+    pub fn is_part(name: &str, text: &str) -> bool {
+        let level = name == "level";
+        let plain =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') || level && matches!(c, ':' | ',');
+        text.len() <= Self::MAX_PART && text.chars().all(plain)
+    }
+}
+
+/// The labels that SELinux knows something of a pod or container by.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelinuxLabels {
+    /// Of processes; `None`: that of podwright itself, where the policy has none for what is not confined.
+    pub process: Option<String>,
+    /// Of files.
+    pub file: String,
 }
 
 /// CRI `SecurityProfile` for seccomp.
@@ -397,6 +451,23 @@ impl AppArmorProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_label_has_no_room_for_another_one() {
+        for (name, text, good) in [
+            ("type", "container_t", true),
+            ("user", "system_u", true),
+            ("level", "s0-s0:c0.c1023,c5", true),
+            ("type", "a:b", false),
+            ("level", "s0 c1", false),
+            ("level", "s0\"", false),
+            ("role", "r\0", false),
+            ("type", "", true),
+        ] {
+            assert_eq!(SelinuxOptions::is_part(name, text), good, "{name} {text:?}");
+        }
+        assert!(!SelinuxOptions::is_part("type", &"x".repeat(SelinuxOptions::MAX_PART + 1)));
+    }
 
     #[test]
     fn a_profiles_name_is_one_line_without_edges() {

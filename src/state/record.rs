@@ -9,7 +9,7 @@
 //! There is no status record that two writers would race for: what exists is the status. A record that cannot be read is
 //! quarantined: shown, left where it is, for a newer podwright may read it, and neither deleted nor written over.
 
-use super::model::{ContainerConfig, PodConfig, Resources};
+use super::model::{ContainerConfig, PodConfig, Resources, SelinuxLabels};
 use super::paths::beside;
 use super::spec::SpecText;
 use crate::error::{Context, Error, Result};
@@ -160,6 +160,9 @@ pub struct PodRecord {
     /// It is to be connected to a network, and not there before it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub networked: bool,
+    /// `None`: its processes and files get no labels of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<SelinuxLabels>,
     /// The shim it was born with; [`ShimRecord`] has the one that took over, if any did.
     pub shim: Process,
 }

@@ -61,4 +61,4 @@ pub use seccomp::{
     SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,
     install as install_seccomp,
 };
-pub use xattr::{fgetxattr, flistxattr, fsetxattr};
+pub use xattr::{fgetxattr, flistxattr, fsetxattr, getxattr_of, setxattr_of};

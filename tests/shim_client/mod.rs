@@ -216,6 +216,7 @@ impl Pod {
             sysctls: Vec::new(),
             shm_bytes: 1 << 20,
             oom_score_adj: 0,
+            file_label: None,
         };
         podwright::state::flight::Flight::create(&self.dir().join("flight"), podwright::state::flight::Source::Engine)
             .expect("flight");

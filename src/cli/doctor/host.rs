@@ -1,7 +1,7 @@
 //! What the host gives everyone: limits, the clock, security modules; and this program's own build.
 
 use super::{Finding, Verdict, not_readable, read};
-use crate::engine::{apparmor, cdi, checkpoint};
+use crate::engine::{apparmor, cdi, checkpoint, selinux};
 use crate::error::describe_io;
 use crate::sys::probe;
 use std::io::Read;
@@ -21,14 +21,14 @@ const PLAUSIBLE_SECS: u64 = 1_767_225_600;
 /// elf(5): the type of a program header that names the dynamic linker.
 const PT_INTERP: u32 = 3;
 
-pub(super) fn check(cdi_dirs: &[PathBuf], criu_program: Option<&Path>) -> Vec<Finding> {
+pub(super) fn check(cdi_dirs: &[PathBuf], criu_program: Option<&Path>, enable_selinux: bool) -> Vec<Finding> {
     vec![
         nofile(),
         sysctl("kernel.pid_max", WANTED_PIDS, "the number of processes and threads of the whole host"),
         sysctl("kernel.threads-max", WANTED_PIDS, "the number of threads of the whole host"),
         namespaces(),
         apparmor(),
-        selinux(),
+        selinux(enable_selinux),
         criu(criu_program),
         cdi(cdi_dirs),
         clock(),
@@ -92,15 +92,22 @@ fn apparmor() -> Finding {
     }
 }
 
-fn selinux() -> Finding {
-    let why = "a second wall around containers; its policy must let containers read what podwright unpacks";
-    match read("/sys/fs/selinux/enforce").as_deref() {
-        Ok("1") => {
-            let remedy = "none in this version, which sets no labels: containers run in podwright's own domain";
-            Finding::ok(AREA, "SELinux", "enforcing", why).but(Verdict::Warn, remedy)
-        }
-        Ok(_) => Finding::ok(AREA, "SELinux", "permissive", why),
-        Err(_) => Finding::ok(AREA, "SELinux", "not enabled on this host", why),
+fn selinux(enable: bool) -> Finding {
+    let state = selinux::state(enable);
+    let why = "a second wall around containers: each pod's files are its own, whatever its users and capabilities";
+    let finding = Finding::ok(AREA, "SELinux", state.to_string(), why);
+    match &state {
+        selinux::State::Off | selinux::State::TurnedOff => finding,
+        selinux::State::NoTypes(_) => finding.but(Verdict::Warn, "install container-selinux, the policy of containers"),
+        selinux::State::On(policy) => match policy.refuses() {
+            None => finding,
+            Some(problem) => finding.but(
+                Verdict::Warn,
+                format!(
+                    "{problem}: give the program the type container_runtime_exec_t (semanage fcontext, restorecon)"
+                ),
+            ),
+        },
     }
 }
 

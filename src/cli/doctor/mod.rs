@@ -101,7 +101,7 @@ pub(super) fn run(args: &DoctorArgs, session: &Session) -> Result<u8> {
     checks.extend(runtimes::check(&settings.runtimes));
     let cdi: Vec<PathBuf> = session.config.value("cdi.spec_dirs").split(',').map(PathBuf::from).collect();
     let criu = Some(session.config.value("checkpoint.criu")).filter(|path| !path.is_empty()).map(PathBuf::from);
-    checks.extend(host::check(&cdi, criu.as_deref()));
+    checks.extend(host::check(&cdi, criu.as_deref(), session.config.labels_with_selinux()));
     let count = |verdict| checks.iter().filter(|finding| finding.verdict == verdict).count();
     let (fail, warn, ok) = (count(Verdict::Fail), count(Verdict::Warn), count(Verdict::Ok));
     match session.format {
