@@ -199,11 +199,12 @@ async fn a_user_namespace_loses_no_label_and_the_hosts_processes_take_confinemen
         });
         let pod = node.run_pod(mapped.clone()).await.expect("run");
         let expected = format!("system_u:system_r:container_t:{}", level(&mut node, &pod).await);
-        let id = node.create(&pod, script("c", "exec sleep 1000"), mapped.clone()).await.expect("create");
+        let config = ContainerConfig { mounts: vec![image_volume()], ..script("c", "exec sleep 1000") };
+        let id = node.create(&pod, config, mapped.clone()).await.expect("create");
         node.start_container(&id).await.expect("start");
         assert_eq!(text(format!("/proc/{}/attr/current", self::pid(&mut node, &id).await)), expected);
         let whole = "cat /proc/self/attr/current; echo; id -u; echo x > /made; cat /made /etc/hostname; \
-                     echo x > /dev/shm/f; ls /dev/mqueue /proc/acpi /sys/firmware; echo ok >/dev/null && echo done";
+                     echo x > /dev/shm/f; ls /i/bin/busybox /dev/mqueue /proc/acpi /sys/firmware; echo ok >/dev/null && echo done";
         let answer = node.exec(&id, &["sh", "-c", whole], 0).await.expect("exec");
         let answer = String::from_utf8(answer.stdout).expect("text").replace('\0', "");
         assert!(answer.starts_with(&expected) && answer.ends_with("done\n"), "{answer}");
@@ -241,6 +242,16 @@ fn mount(host: &Path, path: &str, selinux_relabel: bool) -> Mount {
         container_path: path.to_owned(),
         host_path: host.display().to_string(),
         selinux_relabel,
+        ..Default::default()
+    }
+}
+
+/// The files of an image of one layer, which is no bind mount here.
+fn image_volume() -> Mount {
+    Mount {
+        container_path: "/i".to_owned(),
+        image: Some(ImageSpec { image: "busybox".to_owned(), ..Default::default() }),
+        readonly: true,
         ..Default::default()
     }
 }
@@ -315,8 +326,8 @@ async fn containers_of_a_pod_share_what_is_the_pods_and_have_all_that_is_mounted
     let scratch = node.machine.dir("scratch");
     let first = "echo hello > /dev/shm/f; echo hello > /s/f; cat /etc/hosts /etc/resolv.conf /etc/hostname >/dev/null && \
                  ls /dev/mqueue /dev/pts /proc/acpi /sys/fs/cgroup >/dev/null && touch /dev/mqueue/q && \
-                 head -c 1 /dev/urandom >/dev/null && cat /proc/kcore | wc -c && echo whole";
-    let mounts = vec![mount(&scratch, "/s", true)];
+                 head -c 1 /dev/urandom >/dev/null && /i/bin/busybox true && cat /proc/kcore | wc -c && echo whole";
+    let mounts = vec![mount(&scratch, "/s", true), image_volume()];
     let masked = LinuxContainerSecurityContext {
         masked_paths: vec!["/proc/acpi".into(), "/proc/kcore".into()],
         readonly_paths: vec!["/proc/sys".into()],
@@ -422,6 +433,32 @@ async fn a_manifest_gives_labels_to_pods_and_containers_and_volumes_of_its_own_a
     let refused = machine.run(&manifest("{type: nosuch_t}"));
     assert!(refused.stderr.contains("selinux_options.type: \"nosuch_t\""), "{}", refused.stderr);
     machine.assert_as_before();
+}
+
+#[tokio::test]
+async fn containers_of_other_runtimes_have_the_same_labels() {
+    load();
+    let mut machine = Machine::with_busybox();
+    machine.globals.clear();
+    let config = machine.temp.path().join("config.toml");
+    // Where Debian has them.
+    fs::write(&config, "[runtimes.runc]\npath = \"/usr/sbin/runc\"\n[runtimes.crun]\npath = \"/usr/bin/crun\"\n")
+        .expect("write");
+    let mut node = Node::of(machine, |command| {
+        command.env("PODWRIGHT_CONFIG", &config);
+    })
+    .await;
+    for handler in ["runc", "crun"] {
+        let sandbox = sandbox(&node, handler, |_| {});
+        let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: handler.to_owned() };
+        let pod = node.runtime.run_pod_sandbox(request).await.expect("run").into_inner().pod_sandbox_id;
+        let expected = format!("system_u:system_r:container_t:{}", level(&mut node, &pod).await);
+        let whole = "echo x > /made && echo x > /dev/shm/f && cat /etc/hosts >/dev/null && exec sleep 1000";
+        let labels = labels(&mut node, &pod, &sandbox, script("c", whole)).await;
+        assert_eq!(labels, [expected.clone(), expected.clone(), expected], "{handler}");
+        node.remove_pod(&pod).await.expect("remove");
+    }
+    node.assert_clean().await;
 }
 
 #[tokio::test]
