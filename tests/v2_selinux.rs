@@ -436,6 +436,28 @@ async fn a_manifest_gives_labels_to_pods_and_containers_and_volumes_of_its_own_a
 }
 
 #[tokio::test]
+async fn a_later_daemon_execs_with_the_label_of_before_and_verify_compares_it() {
+    let mut node = node().await;
+    let (pod, container) = node.pod_with("p", "exec sleep 1000").await;
+    let expected = format!("system_u:system_r:container_t:{}", level(&mut node, &pod).await);
+    node.kill();
+    node.start();
+    assert_eq!(level(&mut node, &pod).await, expected["system_u:system_r:container_t:".len()..]);
+    let answer = node.exec(&container, &["cat", "/proc/self/attr/current"], 0).await.expect("exec");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim_end_matches(['\0', '\n']), expected);
+    let other = node.run_pod(node.sandbox("other")).await.expect("run");
+    assert_ne!(level(&mut node, &other).await, level(&mut node, &pod).await);
+    let checks = fixtures::machine::json(&node.machine, &["verify", "p/c"])["checks"].clone();
+    let check = checks.as_array().expect("a list").iter().find(|check| check["check"] == "SELinux label").cloned();
+    let check = check.expect("compared");
+    assert!(check["ok"] == true && check["found"] == expected.as_str(), "{check}");
+    for pod in [pod, other] {
+        node.remove_pod(&pod).await.expect("remove");
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn containers_of_other_runtimes_have_the_same_labels() {
     load();
     let mut machine = Machine::with_busybox();

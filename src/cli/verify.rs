@@ -188,6 +188,9 @@ fn verify_process(
     let mut checks = live::status(&proc("status")?, spec, user, &oci::seccomp(&container.record.config), last);
     let asked = spec["process"]["oomScoreAdj"].to_string();
     checks.push(Check::new("oom_score_adj", asked, proc("oom_score_adj")?.trim()));
+    if let Some(label) = spec["process"]["selinuxLabel"].as_str() {
+        checks.push(Check::new("SELinux label", label, proc("attr/current")?.trim_end_matches(['\0', '\n'])));
+    }
     checks.extend(live::rlimits(&proc("limits")?, spec));
     checks.extend(live::namespaces(spec, &namespaces(found, container, pid)));
     // Links in the container's root would lead on from ours; masked and read-only paths are below /proc and /sys, which have none there.
