@@ -12,7 +12,7 @@ use super::run_pod::remove_tree;
 use super::selinux::{self, State};
 use super::undo::Undo;
 use super::{Engine, blocking, mkdir_all, relabel};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::image::part;
@@ -27,9 +27,12 @@ use crate::wire::{PREPARATION, Request};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The largest Localhost seccomp profile, in bytes.
 const MAX_PROFILE_BYTES: u64 = 1 << 20;
+/// How long a shim may take to read that a root is wanted.
+const PREPARE: Duration = Duration::from_secs(1);
 /// PATH_MAX and NAME_MAX of linux/limits.h, without the NUL.
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_NAME_BYTES: usize = 255;
@@ -115,14 +118,20 @@ impl Engine {
     async fn prepare_root(&self, pod: &Pod, record: &ContainerRecord, undo: &mut Undo) {
         let config = &pod.record.config;
         let Ok(shim) = pod.shim() else { return };
-        if shim.version() < PREPARATION || config.namespaces.user.map().is_some() || !config.runtime_handler.is_empty()
-        {
+        let plain = config.namespaces.user.map().is_none() && config.runtime_handler.is_empty();
+        if shim.version() < PREPARATION || !plain || pod.record.selinux.is_some() {
             return;
         }
         let prepare = Request::Prepare { container: record.id.clone(), root: self.root(record) };
-        if shim.send(prepare, &[]).await.is_ok() {
+        // A shim that does not read is no reason to wait here; it is told by the next one who has to.
+        if let Ok(Ok(_)) = tokio::time::timeout(PREPARE, shim.send(prepare, &[])).await {
             let forget = Request::Forget { container: record.id.clone() };
-            undo.push(move || async move { shim.done(forget, &[]).await });
+            undo.push(move || async move {
+                match shim.done(forget, &[]).await {
+                    Err(e) if e.kind() == Kind::Unavailable => Ok(()), // gone, and the root with it
+                    done => done,
+                }
+            });
         }
     }
 

@@ -73,6 +73,10 @@ impl Engine {
     ) -> Result<(), (Error, i32)> {
         let plain = |e: Error| (e, 0);
         let id = &record.id;
+        // Of a start whose shim and daemon both died before it was recorded: one container must not run twice.
+        if cgroup.is_populated().map_err(plain)? {
+            return Err(plain(Error::precondition("an earlier start of it was cut short and has left processes")));
+        }
         let report = self.limit(cgroup, settings).map_err(plain)?;
         fault::point("engine.start_container.limits");
         pod.note(&format!("engine: limits of {} written and read back", record.config.name));

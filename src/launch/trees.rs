@@ -45,10 +45,11 @@ fn os(step: Step, object: &str) -> impl FnOnce(io::Error) -> StartError + '_ {
 /// not: what is in there is the pod's own.
 pub(super) fn overlay(root: &Root, namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StartError> {
     let made = new_overlay(root, namespace);
-    if !made.as_ref().is_err_and(|e| e.errno == libc_errno::EINVAL) {
+    let marked = || mark_of(root).join("volatile").exists();
+    if !made.as_ref().is_err_and(|e| e.errno == libc_errno::EINVAL) || !marked() {
         return made;
     }
-    // The mark of a shim that has made it in advance, and died.
+    // The mark of a shim that has made it in advance, and died. Nothing runs in it: the container's cgroup is empty.
     forget_volatile(root);
     new_overlay(root, namespace)
 }
@@ -378,8 +379,11 @@ impl Watch {
 
 /// Makes the overlay's work directory fit for another mount of the same container: `volatile` leaves a mark there on purpose.
 pub(super) fn forget_volatile(root: &Root) {
-    let work = Path::new(OsStr::from_bytes(root.work.to_bytes())).join("work/incompat");
-    let _ = std::fs::remove_dir_all(work); // if it stays, the next mount fails and says so
+    let _ = std::fs::remove_dir_all(mark_of(root)); // if it stays, the next mount fails and says so
+}
+
+fn mark_of(root: &Root) -> PathBuf {
+    Path::new(OsStr::from_bytes(root.work.to_bytes())).join("work/incompat")
 }
 
 #[cfg(test)]
