@@ -29,6 +29,7 @@ impl Engine {
         let policy = match selinux::state(self.options().selinux) {
             State::On(policy) => Some(policy),
             State::Off | State::TurnedOff | State::NoTypes(_) => None,
+            unknown @ State::Unknown(_) => return Err(Error::internal(format!("SELinux is {unknown}"))),
         };
         let any = config.namespaces.user == UserNamespace::Any;
         if !any && policy.is_none() {

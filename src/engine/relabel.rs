@@ -3,7 +3,7 @@
 //! A volume is somebody else's to write to: it is walked by descriptors of its directories and nothing is followed on the way. Places that
 //! the host itself lives in are refused, as by go-selinux: their labels would be lost for good.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::at::{self, Node, OFlags, ResolveFlags};
 use crate::sys::{getxattr_of, setxattr_of};
 use std::ffi::{OsStr, OsString};
@@ -12,6 +12,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The attribute that is a file's label.
 const ATTRIBUTE: &str = "security.selinux";
@@ -19,11 +20,13 @@ const ATTRIBUTE: &str = "security.selinux";
 const MAX_DEPTH: usize = 128;
 /// How many files one may have.
 const MAX_ENTRIES: usize = 20_000_000;
-/// How many names of one directory are read.
-const MAX_NAMES: usize = 4_000_000;
+/// How many names are in memory at a time, of a directory and those above it: 73 MB of the longest.
+const MAX_NAMES: usize = 256 << 10;
+/// How long it may take: what a kubelet waits for a container to be made.
+const MAX_TIME: Duration = Duration::from_secs(120);
 
 /// What is never relabelled, though what is below some of them may be.
-const REFUSED: [&str; 26] = [
+const REFUSED: [&str; 31] = [
     "/",
     "/bin",
     "/boot",
@@ -50,6 +53,11 @@ const REFUSED: [&str; 26] = [
     "/var/log",
     "/usr/bin",
     "/usr/lib",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
 ];
 /// Nor anything that is below these.
 const REFUSED_BELOW: [&str; 4] = ["/boot", "/dev", "/proc", "/sys"];
@@ -94,7 +102,8 @@ fn label_one(file: BorrowedFd<'_>, label: &str) -> std::io::Result<bool> {
 /// `InvalidArgument` for a place of the host's own, `ResourceExhausted` for what is too large; what the kernel refused, naming the file.
 pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
     let real = path.canonicalize().context(|| format!("find {}", path.display()))?;
-    if is_refused(&real) {
+    // Also as it was given: /lib64 is one of /usr's on many hosts.
+    if is_refused(path) || is_refused(&real) {
         return Err(Error::invalid(format!(
             "selinux_relabel of {}: the host itself needs the labels there; mount a directory below it",
             path.display()
@@ -130,15 +139,16 @@ struct Level {
 }
 
 impl Level {
-    fn new(directory: OwnedFd) -> std::io::Result<Level> {
-        let names = at::names(directory.as_fd(), MAX_NAMES)?.into_iter();
+    /// `held`: how many names are in memory already.
+    fn new(directory: OwnedFd, held: usize) -> std::io::Result<Level> {
+        let names = at::names(directory.as_fd(), MAX_NAMES.saturating_sub(held))?.into_iter();
         Ok(Level { directory, names })
     }
 }
 
 fn walk(top: OwnedFd, label: &str) -> Result<()> {
-    let mut levels = vec![Level::new(top).context(|| "read it")?];
-    let mut entries = 0;
+    let mut levels = vec![Level::new(top, 0).context(|| "read it")?];
+    let (mut entries, until) = (0, Instant::now() + MAX_TIME);
     while let Some(level) = levels.last_mut() {
         let Some(name) = level.names.next() else {
             levels.pop();
@@ -148,6 +158,13 @@ fn walk(top: OwnedFd, label: &str) -> Result<()> {
         if entries > MAX_ENTRIES {
             return Err(Error::exhausted(format!("it has more than {MAX_ENTRIES} files")));
         }
+        if Instant::now() > until {
+            let seconds = MAX_TIME.as_secs();
+            return Err(Error::new(
+                Kind::DeadlineExceeded,
+                format!("{entries} files of it took {seconds} s, and there are more"),
+            ));
+        }
         match one(level.directory.as_fd(), &name, label) {
             // Who has the volume as well may remove from it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -156,7 +173,13 @@ fn walk(top: OwnedFd, label: &str) -> Result<()> {
             Ok(Some(_)) if levels.len() == MAX_DEPTH => {
                 return Err(Error::exhausted(format!("it is deeper than {MAX_DEPTH} directories")));
             }
-            Ok(Some(below)) => levels.push(Level::new(below).context(|| format!("read {name:?} in it"))?),
+            Ok(Some(below)) => {
+                let held = levels.iter().map(|level| level.names.len()).sum();
+                match Level::new(below, held) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    level => levels.push(level.context(|| format!("read {name:?} in it"))?),
+                }
+            }
         }
     }
     Ok(())

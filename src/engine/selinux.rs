@@ -10,7 +10,7 @@ use crate::state::model::{NamespaceMode, PodConfig, SelinuxLabels, SelinuxOption
 use crate::sys;
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 /// selinuxfs; there where the kernel was booted with SELinux and somebody (systemd) has mounted it.
@@ -40,6 +40,8 @@ pub enum State {
     TurnedOff,
     /// Why pods have no labels: the policy knows nothing of containers.
     NoTypes(String),
+    /// Nobody can say: no pod is made, which would have no labels for all its life.
+    Unknown(String),
     On(Policy),
 }
 
@@ -58,6 +60,7 @@ impl fmt::Display for State {
             State::Off => f.write_str("not enabled on this host"),
             State::TurnedOff => f.write_str("no labels: selinux.enable is false"),
             State::NoTypes(why) => write!(f, "no labels: {why}"),
+            State::Unknown(why) => write!(f, "unknown: {why}"),
             State::On(policy) => {
                 let mode = if policy.enforcing { "enforcing" } else { "permissive" };
                 write!(f, "{mode}, containers are {}, their files {}", policy.process, policy.file)
@@ -108,19 +111,32 @@ impl fmt::Display for Label {
 
 /// What SELinux is here, as far as pods are concerned. `enable`: the configuration.
 pub fn state(enable: bool) -> State {
-    let Ok(enforce) = std::fs::read_to_string(Path::new(FS).join("enforce")) else { return State::Off };
+    let path = Path::new(FS).join("enforce");
+    let enforce = match std::fs::read_to_string(&path) {
+        Ok(enforce) => enforce,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return State::Off,
+        Err(e) => return State::Unknown(format!("read {}: {e}", path.display())),
+    };
     if !enable {
         return State::TurnedOff;
     }
     let (process, file) = contexts();
-    let known = |text: &str| match Label::parse(text) {
-        None => Err(format!("lxc_contexts has {text:?}, which is no label")),
-        Some(label) if canonical(&label).is_ok_and(|known| known.is_some()) => Ok(label),
-        Some(label) => Err(format!("the loaded policy does not know {label}; install container-selinux")),
+    let known = |text: &str| {
+        let Some(label) = Label::parse(text) else {
+            return Err(Box::new(State::NoTypes(format!("lxc_contexts has {text:?}, which is no label"))));
+        };
+        match canonical(&label) {
+            Ok(Some(_)) => Ok(label),
+            Ok(None) => {
+                let why = format!("the loaded policy does not know {label}; install container-selinux");
+                Err(Box::new(State::NoTypes(why)))
+            }
+            Err(e) => Err(Box::new(State::Unknown(e.to_string()))),
+        }
     };
     match (known(&process), known(&file)) {
         (Ok(process), Ok(file)) => State::On(Policy { process, file, enforcing: enforce.trim() == "1" }),
-        (Err(why), _) | (_, Err(why)) => State::NoTypes(why),
+        (Err(state), _) | (_, Err(state)) => *state,
     }
 }
 

@@ -99,6 +99,7 @@ fn selinux(enable: bool) -> Finding {
     match &state {
         selinux::State::Off | selinux::State::TurnedOff => finding,
         selinux::State::NoTypes(_) => finding.but(Verdict::Warn, "install container-selinux, the policy of containers"),
+        selinux::State::Unknown(_) => finding.but(Verdict::Fail, "see that podwright may read /sys/fs/selinux"),
         selinux::State::On(policy) => match policy.refuses() {
             None => finding,
             Some(problem) => finding.but(
