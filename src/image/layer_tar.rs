@@ -1,7 +1,7 @@
 //! A layer's directory as a tar stream: the same bytes for the same tree. The way back from [`super::unpack`].
 //!
-//! Entries are sorted; what ustar cannot hold is in pax headers, and files with holes, of writable layers alone, in GNU's; whiteouts and opaque directories are what layers have for them (image-spec,
-//! layer.md). Files are opened by descriptor beneath the layer's root, and no link is followed; what is opened is what was looked at.
+//! Entries are sorted; what ustar cannot hold is in pax headers, and so are the holes of files (GNU's format 1.0, of writable layers alone: the
+//! only one that Go's readers take for a file); whiteouts and opaque directories are what layers have for them (image-spec, layer.md). Files are opened by descriptor beneath the layer's root, and no link is followed; what is opened is what was looked at.
 
 use super::tarball::quoted;
 use crate::error::{Context, Error, Result};
@@ -27,11 +27,10 @@ const MAX_LONG: u64 = 0o77_777_777_777;
 const MAX_NAME: usize = 100;
 /// Entries of a directory: no layer has more of them ([`super::unpack::MAX_ENTRIES`]).
 const MAX_ENTRIES: usize = 512 << 10;
-/// Pieces between the holes of one file, 24 bytes each in the stream and 16 in memory. A file with more of them has 4 GiB of data at least.
-const MAX_PIECES: usize = 1 << 20;
-/// Of those in a header, and in each block that follows it (tar(5), the GNU format).
-const PIECES_IN_HEADER: usize = 4;
-const PIECES_IN_BLOCK: usize = 21;
+/// Pieces between the holes of one file: so many that their map is less than the 1 MiB that Go's readers take.
+const MAX_PIECES: usize = 32 << 10;
+/// What a file with holes is called by readers that do not know them.
+const SPARSE_NAME: &[u8] = b"GNUSparseFile.0";
 /// See [`super::unpack`].
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Attributes that layers keep.
@@ -64,7 +63,7 @@ pub struct Gone {
 /// container may be of any length and take no room, and nobody needs the same bytes of the same layer twice.
 ///
 /// # Errors
-/// As [`write`]; `ResourceExhausted` for a file of more than a million pieces.
+/// As [`write`]; `ResourceExhausted` for a file of more than 32,768 pieces.
 pub fn write_changes(root: &File, out: &mut dyn Write) -> Result<Gone> {
     let mut writer = Writer { root, out, linked: HashMap::new(), gone: Some(Gone::default()) };
     let about = root.metadata().context(|| "stat the root of a layer")?;
@@ -106,9 +105,8 @@ struct Extra {
     size: u64,
     device: (u32, u32),
     xattrs: Vec<(OsString, Vec<u8>)>,
-    /// Of a file with holes: how long it is, and what of it is in the stream.
-    real_size: u64,
-    pieces: Vec<(u64, u64)>,
+    /// Of a file with holes: how long it is with them.
+    real_size: Option<u64>,
 }
 
 impl Writer<'_> {
@@ -209,8 +207,10 @@ impl Writer<'_> {
             self.entry(path, b'0', about, &extra)?;
             return self.copy(&mut file, size);
         }
-        let stored = pieces.iter().map(|(_, length)| length).sum();
-        self.entry(path, b'S', about, &Extra { size: stored, real_size: size, pieces: pieces.clone(), ..extra })?;
+        let map = map_of(&pieces);
+        let stored = pieces.iter().map(|(_, length)| length).sum::<u64>() + map.len() as u64;
+        self.entry(path, b'0', about, &Extra { size: stored, real_size: Some(size), ..extra })?;
+        self.put(&map)?;
         for (offset, length) in pieces {
             file.seek(SeekFrom::Start(offset)).context(|| "seek in it")?;
             self.copy(&mut file, length)?;
@@ -240,8 +240,7 @@ impl Writer<'_> {
     fn entry(&mut self, path: &[u8], flag: u8, about: &Metadata, extra: &Extra) -> Result<()> {
         let mut pax: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let mut more = |key: &str, value: String| pax.push((key.into(), value.into_bytes()));
-        let sparse = flag == b'S';
-        let mut header = header_of(if sparse { extra.size } else { extra.size.min(MAX_LONG) }, about.mode() & 0o7777)?;
+        let mut header = header_of(extra.size.min(MAX_LONG), about.mode() & 0o7777)?;
         for (key, id) in [("uid", about.uid()), ("gid", about.gid())] {
             if id > MAX_ID {
                 more(key, id.to_string());
@@ -249,7 +248,7 @@ impl Writer<'_> {
             let id = u64::from(id.min(MAX_ID));
             if key == "uid" { header.set_uid(id) } else { header.set_gid(id) }
         }
-        if extra.size > MAX_LONG && !sparse {
+        if extra.size > MAX_LONG {
             more("size", extra.size.to_string());
         }
         let seconds = u64::try_from(about.mtime()).ok().filter(|seconds| *seconds <= MAX_LONG);
@@ -265,20 +264,12 @@ impl Writer<'_> {
         for (name, value) in &extra.xattrs {
             pax.push(([b"SCHILY.xattr.", name.as_bytes()].concat(), value.clone()));
         }
-        let mut rest: &[(u64, u64)] = &[];
-        if sparse {
-            rest = sparse_header(&mut header, extra);
+        let Some(real_size) = extra.real_size else { return self.head(header, path, flag, &extra.link, &mut pax) };
+        for (key, value) in [("major", b"1".as_slice()), ("minor", b"0"), ("name", path)] {
+            pax.push((format!("GNU.sparse.{key}").into_bytes(), value.to_vec()));
         }
-        self.head(header, path, flag, &extra.link, &mut pax)?;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(PIECES_IN_BLOCK));
-            let mut block = tar::GnuExtSparseHeader::new();
-            fill(block.sparse_mut(), now);
-            block.set_is_extended(!later.is_empty());
-            self.put(block.as_bytes())?;
-            rest = later;
-        }
-        Ok(())
+        pax.push((b"GNU.sparse.realsize".to_vec(), real_size.to_string().into_bytes()));
+        self.head(header, SPARSE_NAME, flag, &extra.link, &mut pax)
     }
 
     /// The header, and before it those that have what it cannot hold.
@@ -321,29 +312,12 @@ fn reopen(place: &File, flags: OFlags) -> Result<OwnedFd> {
     at::reopen(place.as_fd(), flags).context(|| "open it")
 }
 
-/// Makes a header one of GNU's for a file with holes; the pieces that are for which it has no room.
-fn sparse_header<'a>(header: &mut tar::Header, extra: &'a Extra) -> &'a [(u64, u64)] {
-    let (now, later) = extra.pieces.split_at(extra.pieces.len().min(PIECES_IN_HEADER));
-    let mut whole = tar::Header::new_gnu();
-    whole.set_size(extra.real_size); // the same field as the other one's, in which numbers of any size can be written
-    let real_size = whole.as_old().size;
-    header.as_mut_bytes()[MAGIC].copy_from_slice(&whole.as_bytes()[MAGIC]);
-    if let Some(gnu) = header.as_gnu_mut() {
-        gnu.realsize = real_size;
-        fill(&mut gnu.sparse, now);
-        gnu.isextended = [u8::from(!later.is_empty())];
-    }
-    later
-}
-
-/// Where a header says of which kind it is: magic and version.
-const MAGIC: std::ops::Range<usize> = 257..265;
-
-fn fill(places: &mut [tar::GnuSparseHeader], pieces: &[(u64, u64)]) {
-    for (place, (offset, length)) in places.iter_mut().zip(pieces) {
-        place.set_offset(*offset);
-        place.set_length(*length);
-    }
+/// The map of a file with holes, which comes before its pieces: how many, and offset and length of each, a line each; whole blocks.
+fn map_of(pieces: &[(u64, u64)]) -> Vec<u8> {
+    let lines = pieces.iter().map(|(offset, length)| format!("{offset}\n{length}\n"));
+    let mut map = std::iter::once(format!("{}\n", pieces.len())).chain(lines).collect::<String>().into_bytes();
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
 }
 
 /// What of a file of `size` bytes is no hole: offsets and lengths, in order, whole blocks but for the last one. One that ends with a hole has
@@ -449,22 +423,27 @@ mod tests {
         let (mut out, root) = (Vec::new(), File::open(dir.path()).expect("open"));
         write_changes(&root, &mut out).expect("written");
         assert!(out.len() < 4 << 20, "{}", out.len());
-        let mut archive = tar::Archive::new(out.as_slice());
-        let mut seen = 0;
-        for entry in archive.entries().expect("entries") {
-            let mut entry = entry.expect("an entry");
-            let name = entry.path().expect("a path").display().to_string();
-            let Some((_, size, marks)) = files.iter().find(|(known, ..)| *known == name) else { continue };
-            seen += 1;
-            assert_eq!(entry.size(), *size, "{name}");
+        // GNU's own reader makes of it what it was.
+        let (into, stream) =
+            (tempfile::tempdir().expect("tempdir"), tempfile::NamedTempFile::new().expect("temp file"));
+        std::fs::write(stream.path(), &out).expect("write");
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("--no-same-owner").arg("-C").arg(into.path()).arg("-xf").arg(stream.path());
+        assert!(tar.status().expect("tar runs").success());
+        for (name, size, marks) in &files {
+            let path = into.path().join(name);
+            assert_eq!(path.metadata().expect("it is there").size(), *size, "{name}");
             if *size < 1 << 30 {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).expect("its bytes");
+                let bytes = std::fs::read(&path).expect("read");
                 let found: Vec<u64> = bytes.iter().zip(0..).filter(|(b, _)| **b != 0).map(|(_, at)| at).collect();
-                assert_eq!((bytes.len() as u64, &found), (*size, marks), "{name}");
+                assert_eq!(&found, marks, "{name}");
             }
         }
-        assert_eq!(seen, files.len());
+        // What Go's reader goes by: an ordinary file, whose name and length are in its pax header.
+        let mut archive = tar::Archive::new(out.as_slice());
+        let kinds: Vec<_> =
+            archive.entries().expect("entries").map(|e| e.expect("an entry").header().entry_type()).collect();
+        assert_eq!(kinds.iter().filter(|kind| **kind == tar::EntryType::Regular).count(), files.len(), "{kinds:?}");
         std::fs::remove_file(dir.path().join("nothing")).expect("remove");
         let mut whole = io::sink();
         write(&root, false, &mut whole).expect("written");
