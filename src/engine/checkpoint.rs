@@ -18,7 +18,8 @@ use super::{Engine, blocking};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
-use crate::id::ContainerId;
+use crate::id::{ContainerId, PodId};
+use crate::state::model::NamespaceMode;
 use crate::state::record::{ContainerRecord, Process, ProcessRecord};
 use archive::{Changes, Target};
 pub use criu::find as find_criu;
@@ -55,8 +56,8 @@ struct Subject {
     work: PathBuf,
 }
 
-/// One at a time for a container: until the last that works on it has ended.
-struct Turn(Engine, ContainerId);
+/// One at a time in a network, which criu shuts: until the last that works on it has ended.
+struct Turn(Engine, PodId);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -138,7 +139,7 @@ impl Engine {
         }
         let (subject, cgroup) = self.subject(pod, id).context(doing)?;
         let criu = criu::find(self.0.checkpoints.get().and_then(|settings| settings.criu.as_deref())).context(doing)?;
-        let task = Task { until, turn: Arc::new(self.turn(id).context(doing)?) };
+        let task = Task { until, turn: Arc::new(self.turn(&subject.pod).context(doing)?) };
         let location = location.to_owned();
         let target = task.blocking(move || Target::open(&location)).await.context(doing)?;
         subject.pod.note(&format!("engine: checkpoint of {} begun", subject.record.config.name));
@@ -147,12 +148,15 @@ impl Engine {
         written.context(doing)
     }
 
-    fn turn(&self, id: &ContainerId) -> Result<Turn> {
+    fn turn(&self, pod: &Pod) -> Result<Turn> {
+        // The host's network is all its pods'.
+        let own = pod.record.config.namespaces.network != NamespaceMode::Node;
+        let network = if own { pod.id().clone() } else { PodId::none() };
         let mut all = self.0.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.insert(id.clone()) {
-            return Ok(Turn(self.clone(), id.clone()));
+        if all.insert(network.clone()) {
+            return Ok(Turn(self.clone(), network));
         }
-        Err(Error::precondition("another checkpoint of it is being written"))
+        Err(Error::precondition("another checkpoint is being written, of it or of a container in the same network"))
     }
 
     fn subject(&self, pod: Arc<Pod>, id: &ContainerId) -> Result<(Subject, Cgroup)> {

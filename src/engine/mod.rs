@@ -146,7 +146,7 @@ struct Inner {
     hooks: OnceLock<Arc<dyn hooks::Hooks>>,
     checkpoints: OnceLock<checkpoint::Settings>,
     /// Containers that are being written to an archive.
-    checkpointing: Mutex<BTreeSet<ContainerId>>,
+    checkpointing: Mutex<BTreeSet<PodId>>,
 }
 
 impl Engine {

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The tables that were there, JSON, in its working directory.
@@ -21,14 +22,20 @@ const PREFIX: &str = "CRIU-";
 /// The tables of a network namespace that are not criu's leftovers, and the namespace.
 pub(super) struct Locks {
     before: BTreeSet<String>,
-    netns: Option<File>,
+    netns: Option<Network>,
+}
+
+struct Network {
+    file: File,
+    /// Where others checkpoint as well: what has come since may be anybody's.
+    is_hosts: bool,
 }
 
 impl Locks {
     /// Notes what is there, in `work`.
     pub(super) fn note(work: &Path, pause: Option<Process>) -> Result<Locks> {
         let netns = netns(pause)?;
-        let before = netns.as_ref().map_or_else(|| Ok(BTreeSet::new()), |n| tables::named(n.as_fd(), PREFIX))?;
+        let before = netns.as_ref().map_or_else(|| Ok(BTreeSet::new()), |n| tables::named(n.file.as_fd(), PREFIX))?;
         let locks = Locks { before, netns };
         super::archive::write_json(&work.join(NOTE), &serde_json::json!(locks.before))?;
         Ok(locks)
@@ -48,18 +55,26 @@ impl Locks {
         Ok(Some(Locks { before, netns: netns(pause)? }))
     }
 
-    /// Removes what has come.
+    /// Removes what has come; of the host's network it is told only.
     pub(super) fn remove(self) -> Result<()> {
         let Some(netns) = &self.netns else { return Ok(()) };
-        let now = tables::named(netns.as_fd(), PREFIX)?;
-        tables::delete(netns.as_fd(), now.difference(&self.before)).context(
+        let now = tables::named(netns.file.as_fd(), PREFIX)?;
+        if netns.is_hosts {
+            for table in now.difference(&self.before) {
+                tracing::warn!(
+                    "the host's network has table {table} since a checkpoint began: if no criu runs, nft delete table inet {table}"
+                );
+            }
+            return Ok(());
+        }
+        tables::delete(netns.file.as_fd(), now.difference(&self.before)).context(
             || "open the network that criu has shut (nft delete table in the pod's network namespace does it too)",
         )
     }
 }
 
 /// The network of a pod, by its pause process; `None` when that is gone, and the network with it.
-fn netns(pause: Option<Process>) -> Result<Option<File>> {
+fn netns(pause: Option<Process>) -> Result<Option<Network>> {
     let Some(pause) = pause else { return Ok(None) };
     let path = PathBuf::from(format!("/proc/{}/ns/net", pause.pid));
     let opened = File::open(&path);
@@ -67,5 +82,9 @@ fn netns(pause: Option<Process>) -> Result<Option<File>> {
     if !criu::is_same(pause) {
         return Ok(None);
     }
-    opened.map(Some).context(|| format!("open {}", path.display()))
+    let file = opened.context(|| format!("open {}", path.display()))?;
+    let inode = |about: std::io::Result<std::fs::Metadata>| about.map(|about| about.ino());
+    let own = inode(std::fs::metadata("/proc/self/ns/net")).context(|| "stat /proc/self/ns/net")?;
+    let is_hosts = inode(file.metadata()).context(|| format!("stat {}", path.display()))? == own;
+    Ok(Some(Network { file, is_hosts }))
 }
