@@ -41,9 +41,15 @@ pub struct Told {
 /// A file as it was: another one has another.
 type Mark = (u64, u64, i64, i64);
 
+/// How long one that did not tell its features is not asked again: a kubelet asks for Status every few seconds.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a program has said; of one that said nothing, when that was.
+type Heard = std::result::Result<Features, Instant>;
+
 /// What programs have said, as long as they are the same.
 #[derive(Debug, Default)]
-pub(super) struct Remembered(Mutex<HashMap<PathBuf, (Mark, Features)>>);
+pub(super) struct Remembered(Mutex<HashMap<PathBuf, (Mark, Heard)>>);
 
 /// What is read of the answer to `features`.
 #[derive(Deserialize)]
@@ -88,20 +94,17 @@ impl Engine {
         let Ok(file) = std::fs::metadata(program) else { return Features::default() };
         let mark = (file.dev(), file.ino(), file.mtime(), file.mtime_nsec());
         let remembered = || self.0.features.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, features)) = remembered().get(program).filter(|(of, _)| *of == mark) {
-            return *features;
+        match remembered().get(program).filter(|(of, _)| *of == mark) {
+            Some((_, Ok(features))) => return *features,
+            Some((_, Err(when))) if when.elapsed() < ASKED_AGAIN => return Features::default(),
+            _ => {}
         }
-        match ask(program).await {
-            Ok(features) => {
-                let features = features.unwrap_or_default();
-                remembered().insert(program.to_owned(), (mark, features));
-                features
-            }
-            Err(e) => {
-                tracing::info!("{e}: no feature is promised for its pods");
-                Features::default()
-            }
-        }
+        let answer = ask(program).await.map(Option::unwrap_or_default).map_err(|e| {
+            tracing::info!("{e}: no feature is promised for its pods");
+            Instant::now()
+        });
+        remembered().insert(program.to_owned(), (mark, answer));
+        answer.unwrap_or_default()
     }
 }
 

@@ -131,10 +131,14 @@ pub(super) fn check_read_only(plan: &Plan, pidfd: BorrowedFd<'_>, pid: u32) -> R
             Err(_) => {} // a mount of the container's own that another one hides
         }
     }
-    let (path, mut text) = (format!("/proc/{pid}/mountinfo"), String::new());
-    let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_MOUNTINFO_BYTES).read_to_string(&mut text));
-    read.map_err(|e| StartError::os(Step::Runtime, &path, e.raw_os_error().unwrap_or(0)))?;
-    match writable(&text, &volumes, &others) {
+    let (path, mut table) = (format!("/proc/{pid}/mountinfo"), Vec::new());
+    let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_MOUNTINFO_BYTES).read_to_end(&mut table));
+    let read = read.map_err(|e| StartError::os(Step::Runtime, &path, e.raw_os_error().unwrap_or(0)))?;
+    if read as u64 == MAX_MOUNTINFO_BYTES {
+        return Err(plan::refused(format!("{path} is longer than {MAX_MOUNTINFO_BYTES} bytes")));
+    }
+    // Names of mount points are bytes; what is looked for is text.
+    match writable(&String::from_utf8_lossy(&table), &volumes, &others) {
         None => Ok(()),
         Some((volume, point)) => Err(plan::refused(format!(
             "volume {volume}: {point} is writable, for this runtime does not make volumes read-only with all below them; leave out \
