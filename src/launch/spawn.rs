@@ -77,7 +77,7 @@ fn begin(
     let namespace = namespace.as_ref().map(AsFd::as_fd);
     for attempt in 1.. {
         let watch = trees::watch(&plan)?;
-        // What it lacks is not looked for in vain: it has neither ids nor a label.
+        // One that was made in advance has neither mapped ids nor a label.
         let root = match prepared.take().filter(|_| namespace.is_none() && plan.root.label.is_none()) {
             Some(root) => root,
             None => trees::overlay(&plan.root, namespace)?,
