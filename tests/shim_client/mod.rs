@@ -22,11 +22,10 @@ use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, so that a hang is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const O_PATH: i32 = 0o10_000_000;
 const O_DIRECTORY: i32 = 0o200_000;
 
 pub fn open_path(path: &Path) -> OwnedFd {
-    let opened = OpenOptions::new().read(true).custom_flags(O_PATH | O_DIRECTORY).open(path);
+    let opened = OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(path);
     opened.unwrap_or_else(|e| panic!("open {}: {e}", path.display())).into()
 }
 
