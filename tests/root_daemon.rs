@@ -76,7 +76,7 @@ async fn until_ready(node: &mut Node) -> ContainerStatus {
 
 const DEAF: &str = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
 const STUBBORN: &str = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.1; done";
-const POLITE: &str = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+const POLITE: &str = "trap 'trap \"\" TERM; echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
 
 #[tokio::test]
 async fn run_lets_the_daemon_that_is_up_run_the_pod_and_says_so() {

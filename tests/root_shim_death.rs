@@ -176,7 +176,7 @@ async fn a_container_goes_on_under_another_shim_with_its_output_and_its_exit_cod
 #[tokio::test]
 async fn exec_stop_and_rotation_work_under_another_shim_as_before() {
     let mut node = Node::new().await;
-    let text = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.02; done";
+    let text = "trap 'trap \"\" TERM; echo bye; exit 7' TERM; echo ready; while :; do sleep 0.02; done";
     let (pod, id) = node.pod_with("web", text).await;
     let log = log_of(&node, "web", "c");
     eventually_logged(&log, "stdout", "ready\n").await;
