@@ -15,6 +15,7 @@ use crate::image::pull::{self, Puller};
 use crate::nri::{Nri, Times};
 use crate::stream;
 use crate::sys::rlimit::{self, Resource};
+use crate::sys::sched;
 use std::fs::Permissions;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -65,6 +66,10 @@ pub fn run(settings: Settings) -> Result<()> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(cpus.min(MAX_WORKERS)).max_blocking_threads(MAX_BLOCKING).thread_name("podwright");
     builder.thread_keep_alive(IDLE_THREAD);
+    // Callers wait for its answers, and should not behind the containers that it starts.
+    let answer_soon = || drop(sched::answer_soon()); // refused it costs time and nothing else
+    builder.on_thread_start(answer_soon);
+    answer_soon();
     let runtime = builder.enable_all().build().context(|| "start a runtime")?;
     let ended = runtime.block_on(serve(settings));
     // What still works is killed with the process, as kill -9 would: it is found again.

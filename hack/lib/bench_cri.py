@@ -25,8 +25,11 @@ PAUSE = "localhost/bench-pause:1"
 VERBS = ["sandbox", "create", "start", "exec", "stop", "stop pod", "remove"]
 CALLS = {"list pods": "ListPodSandbox", "list containers": "ListContainers",
          "container stats": "ListContainerStats", "pod stats": "ListPodSandboxStats"}
-# A block's rounds: long enough that its first ones do not matter, short beside the machine's moods.
+# A block's rounds: short beside the machine's moods. Each begins when what the other runtime has left behind is done (its exits, the
+# kernel's own work for them), and with rounds that do not count, for the other's seconds have left nothing of ours in the caches.
 BLOCK = 20
+BREAK_SECONDS = 1
+WARM = 5
 WIDTHS = [1, 8, 32]
 PARALLEL_PODS = 64
 # Pods that are there, and how often all are listed then.
@@ -264,9 +267,10 @@ def of_one(runtimes, rounds, note):
     note(f"{rounds} rounds over the socket")
     for runtime in runtimes:
         runtime.ask("fill 1")  # a node has other pods, and who comes first makes what all use
-        runtime.ask("rounds 2")
     for done in range(0, rounds, BLOCK):
         for runtime in runtimes:
+            time.sleep(BREAK_SECONDS)
+            runtime.ask(f"rounds {WARM}")
             for what, numbers in runtime.ask(f"rounds {min(BLOCK, rounds - done)}").items():
                 took[runtime.name].setdefault(what, []).extend(numbers)
     for name, numbers in took.items():

@@ -35,7 +35,7 @@ use crate::fault;
 use crate::id::{InstanceId, PodId};
 use crate::launch::seccomp_profile;
 use crate::sys::exec::ignore_nothing_inherited;
-use crate::sys::{prctl, session};
+use crate::sys::{prctl, sched, session};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -108,6 +108,8 @@ pub fn run(args: &ShimArgs) -> Result<()> {
 fn settle() -> Result<UnixStream> {
     session::close_inherited().context(|| "close inherited files")?;
     prctl::set_name(NAME).context(|| "set name")?;
+    // Others wait for it, and should not behind a container's first milliseconds.
+    let _ = sched::answer_soon(); // refused it costs time and nothing else
     // Its memory has every container's environment: nobody but root may look.
     prctl::set_not_dumpable().context(|| "set not dumpable")?;
     session::setsid().context(|| "setsid")?;
