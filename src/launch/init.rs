@@ -21,8 +21,10 @@ pub(super) struct Inherited<'a> {
     pub trees: &'a Trees,
     pub streams: Streams<'a>,
     pub pause: BorrowedFd<'a>,
-    /// Read once before the root is entered, when volumes have propagation: the parent may have to start anew.
-    pub go: Option<BorrowedFd<'a>>,
+    /// Read once before the root is entered: the parent has done its part by then.
+    pub go: BorrowedFd<'a>,
+    /// Volumes have propagation: the parent looks at them once they are attached, and may have to start anew.
+    pub watched: bool,
     /// The shim's own program, for the container's init.
     pub program: Option<BorrowedFd<'a>>,
     pub reporter: &'a Reporter,
@@ -30,11 +32,10 @@ pub(super) struct Inherited<'a> {
 
 impl Inherited<'_> {
     fn keep(&self) -> Vec<BorrowedFd<'_>> {
-        let mut keep = vec![self.trees.root.as_fd(), self.pause, self.reporter.0.as_fd()];
+        let mut keep = vec![self.trees.root.as_fd(), self.pause, self.go, self.reporter.0.as_fd()];
         keep.extend(self.trees.null.iter().map(AsFd::as_fd));
         keep.extend(self.trees.mounts.iter().flatten().map(AsFd::as_fd));
         keep.extend(self.trees.terminal.iter().map(|t| t.slave.as_fd()));
-        keep.extend(self.go);
         keep.extend(self.program);
         keep
     }
@@ -81,10 +82,10 @@ impl Inherited<'_> {
         if plan.root.readonly {
             mount::mount_setattr(root, Depth::One, MountAttr::RDONLY, MountAttr::NONE, None).at(Step::ReadonlyRoot)?;
         }
-        if let Some(go) = self.go {
+        if self.watched {
             self.reporter.send(Message::Ready);
-            wait_for(go)?;
         }
+        wait_for(self.go)?;
         exec::fchdir(root).at(Step::PivotRoot)?;
         mount::pivot_root_here().at(Step::PivotRoot)?;
         // The tiny root lies above the new one now, at the working directory.

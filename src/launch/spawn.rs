@@ -5,7 +5,7 @@ use super::devices::{Attached, Devices};
 use super::init::Inherited;
 use super::plan::{PidNamespace, Plan, Root};
 use super::report::{self, Failed, Message, Reports};
-use super::trees::{self, Watch};
+use super::trees::{self, Trees, Watch};
 use super::{Child, ChildStdio, StartError, Started, Step, explain, user};
 use crate::state::record::{Process, User};
 use crate::sys::clone::{self, CloneFlags, Cloned};
@@ -26,38 +26,46 @@ pub fn prepare(root: &wire::Root) -> Result<OwnedFd, StartError> {
     trees::overlay(&Root::new(root)?, None)
 }
 
+/// Where a container is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The pidfd of the pod's pause.
+    pub pause: BorrowedFd<'a>,
+    /// That of the container named by `namespaces.pid == NamespaceMode::Target`, else `None`.
+    pub pid_target: Option<BorrowedFd<'a>>,
+    /// The container's directory of cgroup v2, in which nothing has run.
+    pub cgroup: BorrowedFd<'a>,
+}
+
 /// Starts a container: returns when its program runs (execve(2) succeeded).
 ///
-/// `prepared` is what [`prepare`] has made of the same root, if it has;
-/// `pause` the pidfd of the pod's pause; `pid_target` that of the container named by `namespaces.pid ==
-/// NamespaceMode::Target`, else `None`; `cgroup` the container's directory of cgroup v2, in which nothing has run; `devices` the
-/// programs that this process has loaded for other containers. Must be called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
+/// `prepared` is what [`prepare`] has made of the same root, if it has; `devices` the programs that this process has loaded for other
+/// containers. `meanwhile` is done while the child sets up what its program sees; if it says `false` the program never runs. Must be called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
 ///
 /// # Errors
 /// The step that failed. The child is reaped, and the cgroup is as empty as before.
 pub fn start(
     launch: &wire::Launch,
     prepared: Option<OwnedFd>,
-    pause: BorrowedFd<'_>,
-    pid_target: Option<BorrowedFd<'_>>,
-    cgroup: BorrowedFd<'_>,
+    place: Place<'_>,
     devices: &mut Devices,
     stdio: ChildStdio,
+    meanwhile: impl FnOnce() -> bool,
 ) -> Result<Started, StartError> {
     let doing = format!("start container {}", launch.container.short());
-    begin(launch, prepared, pause, pid_target, cgroup, devices, stdio).map_err(|e| e.context(&doing))
+    begin(launch, prepared, place, devices, stdio, meanwhile).map_err(|e| e.context(&doing))
 }
 
 fn begin(
     launch: &wire::Launch,
     mut prepared: Option<OwnedFd>,
-    pause: BorrowedFd<'_>,
-    pid_target: Option<BorrowedFd<'_>>,
-    cgroup: BorrowedFd<'_>,
+    Place { pause, pid_target, cgroup }: Place<'_>,
     devices: &mut Devices,
     stdio: ChildStdio,
+    meanwhile: impl FnOnce() -> bool,
 ) -> Result<Started, StartError> {
     let mut plan = Plan::new(launch)?;
+    let mut meanwhile = Some(meanwhile);
     let pid_of = match (plan.pid, pid_target) {
         (PidNamespace::Pod, _) => Some(pause),
         (PidNamespace::Target, Some(target)) => Some(target),
@@ -86,7 +94,8 @@ fn begin(
         plan.process.check_user(&resolved.user)?;
         plan.process.set_home(&resolved.home);
         let places = Places { pause, pid_of, cgroup, namespace };
-        if let Some(started) = attempt_start(&plan, resolved.user, root, &stdio, &places, watch)? {
+        let meanwhile = || meanwhile.take().is_none_or(|once| once());
+        if let Some(started) = attempt_start(&plan, resolved.user, root, &stdio, &places, watch, meanwhile)? {
             return Ok(started);
         }
         if attempt == MAX_ATTEMPTS {
@@ -121,15 +130,13 @@ fn attempt_start(
     stdio: &ChildStdio,
     places: &Places<'_>,
     watch: Option<Watch>,
+    meanwhile: impl FnOnce() -> bool,
 ) -> Result<Option<Started>, StartError> {
     let trees = trees::open(plan, root, matches!(stdio, ChildStdio::Terminal), places.namespace)?;
     let streams = streams(stdio, trees.terminal.as_ref().map(|t| t.slave.as_fd()))?;
     let os = |step, e: io::Error| StartError::os(step, "", e.raw_os_error().unwrap_or(0));
     let (mut reports, reporter) = report::pipe()?;
-    let go = match watch {
-        Some(_) => Some(pidfd::pipe().map_err(|e| os(Step::Clone, e))?),
-        None => None,
-    };
+    let (reader, go) = pidfd::pipe().map_err(|e| os(Step::Clone, e))?;
     let program = match plan.process.init {
         true => Some(openat2::open_host_path(c"/proc/self/exe").map_err(|e| os(Step::Clone, e))?),
         false => None,
@@ -144,7 +151,8 @@ fn attempt_start(
         trees: &trees,
         streams,
         pause: places.pause,
-        go: go.as_ref().map(|(reader, _)| reader.as_fd()),
+        go: reader.as_fd(),
+        watched: watch.is_some(),
         program: program.as_ref().map(AsFd::as_fd),
         reporter: &reporter,
     };
@@ -153,23 +161,36 @@ fn attempt_start(
         reporter.send(Message::Failed(failed));
     })?;
     drop(reporter); // the child's is the only one left, so that its end is seen
+    // All that can be done before the program runs is done while the child is at work, on another processor.
+    let Trees { root, mounts, null, terminal } = trees;
+    drop((root, mounts, null, reader));
     let mut warnings = Vec::new();
     let describe = |failed: Failed| explain::start_error(failed, plan, &plan.process);
+    let mut first = None;
     let listened = (|| {
-        if let (Some(watch), Some((_, go))) = (&watch, &go) {
+        first = Some(process_of(child.pid)?);
+        if !meanwhile() {
+            return Err(StartError::refused(Step::Report, "the shim's own part has failed"));
+        }
+        if let Some(watch) = &watch {
             listen_for_ready(&mut reports, &mut warnings, describe)?;
             if watch.changed()? {
                 return Ok(false);
             }
-            openat2::write_all_once(go.as_fd(), b"!").map_err(|e| os(Step::Report, e))?;
         }
+        // A child that has failed by now does not read it: why it has is in its report.
+        let _ = openat2::write_all_once(go.as_fd(), b"!");
         let in_turn = plan.ids.is_some() && plan.pid == PidNamespace::Own;
         listen_in_turn(&mut reports, &mut warnings, &mut child, in_turn, describe).map(|()| true)
     })();
     match listened {
         Ok(true) => {
-            let terminal = trees.terminal.map(|t| t.master);
-            Ok(Some(Started { child: finish(child)?, user, terminal, warnings }))
+            let terminal = terminal.map(|t| t.master);
+            let child = match first.filter(|first| first.pid == child.pid) {
+                Some(process) => Child { process, pidfd: child.pidfd },
+                None => finish(child)?, // another one has taken its place
+            };
+            Ok(Some(Started { child, user, terminal, warnings }))
         }
         other => {
             let _ = pidfd::kill_and_reap(child.pidfd.as_fd()); // it is ours, so there is nothing that could fail
@@ -301,8 +322,12 @@ fn listen_for_ready(
 
 /// A child as callers know it.
 pub(super) fn finish(born: Born) -> Result<Child, StartError> {
-    // A zombie still has a start time, and only the caller reaps.
+    Ok(Child { process: process_of(born.pid)?, pidfd: born.pidfd })
+}
+
+/// A child that was not reaped: a zombie still has a start time.
+fn process_of(pid: u32) -> Result<Process, StartError> {
     let start_time =
-        start_time(born.pid).map_err(|e| StartError::os(Step::Report, "start time", e.raw_os_error().unwrap_or(0)))?;
-    Ok(Child { process: Process { pid: born.pid, start_time }, pidfd: born.pidfd })
+        start_time(pid).map_err(|e| StartError::os(Step::Report, "start time", e.raw_os_error().unwrap_or(0)))?;
+    Ok(Process { pid, start_time })
 }

@@ -10,7 +10,7 @@ use crate::cgroup::{limits_of_pod, oom};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::id::{ContainerId, PodId};
-use crate::launch::{self, StartError};
+use crate::launch::{self, StartError, seccomp_profile};
 use crate::state::flight::{Flight, Source as Writer};
 use crate::state::model::NamespaceMode;
 use crate::state::record::{self, Durability, ExitRecord, ExitStatus, ProcessRecord, SandboxRecord};
@@ -172,6 +172,7 @@ impl Shim {
         let devices = &mut self.devices;
         let meanwhile = || {
             devices.prepare();
+            let _ = seccomp_profile::compile_default(seccomp_profile::USUAL); // it is kept for the container that will need it
             if spare && let Ok(mut line) = CommandLine::own() {
                 line.replace(PodId::none().as_str(), sandbox.pod.as_str()); // for people; nothing goes by it
             }
@@ -242,12 +243,24 @@ impl Shim {
         let pod = limits_of_pod(cgroup.as_fd()).ok();
         let counts = oom::read(cgroup.as_fd(), pod.as_ref().map(AsFd::as_fd)).unwrap_or_default();
         fault::point("shim.start.prepared");
-        let target = target.map(|process| process.pidfd.fd.as_fd());
-        let (pause, at) = (pause.pidfd.fd.as_fd(), cgroup.as_fd());
+        let pid_target = target.map(|process| process.pidfd.fd.as_fd());
+        let place = launch::spawn::Place { pause: pause.pidfd.fd.as_fd(), pid_target, cgroup: cgroup.as_fd() };
         let root = self.roots.take(&launch.container, &launch.root);
         let started = match &launch.runtime {
-            None => launch::spawn::start(launch, root, pause, target, at, &mut self.devices, stdio),
-            Some(runtime) => launch::foreign::start(launch, runtime, pause, target, at, stdio),
+            None => {
+                let mut logged = Ok(());
+                let meanwhile = || {
+                    logged = streams.open_log(&launch.stdio);
+                    logged.is_ok()
+                };
+                let started = launch::spawn::start(launch, root, place, &mut self.devices, stdio, meanwhile);
+                logged.map_err(failure)?;
+                started
+            }
+            Some(runtime) => {
+                streams.open_log(&launch.stdio).map_err(failure)?;
+                launch::foreign::start(launch, runtime, place.pause, place.pid_target, place.cgroup, stdio)
+            }
         };
         let started = started.map_err(|e: StartError| Failure::from(e))?;
         fault::point("shim.start.cloned");

@@ -62,14 +62,14 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Both sides, as asked for. The terminal comes later ([`Streams::terminal`]): the container's own devpts has it.
+    /// Both sides, as asked for. The terminal comes later ([`Streams::terminal`]), for the container's own devpts has it, and so does the
+    /// log ([`Streams::open_log`]).
     ///
     /// # Errors
-    /// The log cannot be opened; no more descriptors.
+    /// No more descriptors.
     pub fn open(stdio: &wire::Stdio) -> Result<(ChildStdio, Streams)> {
-        let log = stdio.log.as_deref().map(Log::open).transpose()?;
         if stdio.tty {
-            return Ok((ChildStdio::Terminal, Streams { log, ..Streams::default() }));
+            return Ok((ChildStdio::Terminal, Streams::default()));
         }
         let (stdin, held) = if stdio.stdin {
             let (reader, writer) = std::io::pipe().context(|| "pipe")?;
@@ -84,10 +84,19 @@ impl Streams {
             stdout: Some(Output::new(stdout_reader, Stream::Stdout)?),
             stderr: Some(Output::new(stderr_reader, Stream::Stderr)?),
             stdin: held,
-            log,
+            log: None,
             taps: Taps::default(),
         };
         Ok((ChildStdio::Fds { stdin, stdout, stderr }, streams))
+    }
+
+    /// The log, before anything is read: on a disk to make a file takes as long as a dozen mounts.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_log(&mut self, stdio: &wire::Stdio) -> Result<()> {
+        self.log = stdio.log.as_deref().map(Log::open).transpose()?;
+        Ok(())
     }
 
     /// The streams of a container that another shim has started; its log is written on. A log that cannot be opened is told, and the
@@ -249,7 +258,8 @@ mod tests {
 
     fn streams(log: &Path) -> (File, File, Streams) {
         let stdio = wire::Stdio { tty: false, stdin: false, stdin_once: false, log: Some(log.to_owned()) };
-        let (child, streams) = Streams::open(&stdio).expect("open");
+        let (child, mut streams) = Streams::open(&stdio).expect("open");
+        streams.open_log(&stdio).expect("open");
         match child {
             ChildStdio::Fds { stdout, stderr, .. } => (stdout.into(), stderr.into(), streams),
             ChildStdio::Terminal => panic!("no terminal was asked for"),
