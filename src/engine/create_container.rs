@@ -23,7 +23,7 @@ use crate::state::record::{self, ContainerRecord, Durability, ResourcesRecord};
 use crate::state::spec::SpecText;
 use crate::sys;
 use crate::sys::rlimit::{self, Resource};
-use crate::wire::{PREPARATION, Request};
+use crate::wire::{PREPARATION, Request, Root};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -80,8 +80,6 @@ impl Engine {
             None => self.0.images.lookup(&config.image)?,
         };
         let id = ContainerId::random();
-        let record = self.container_record(pod, config, &id, image, labels)?;
-        let (Draft { record, resources }, changes, _entered) = self.tell_create(pod, record, undo).await?;
         // The directory comes first: whoever sweeps up after a kill -9 finds the writable layer by its name.
         let dir = self.paths().container(pod.id(), &id);
         let gone = dir.clone();
@@ -98,7 +96,10 @@ impl Engine {
         }
         ids::give_to_pods_root(&writable.join("upper"), pod.record.config.namespaces.user.map())?;
         fault::point("engine.create_container.writable");
-        self.prepare_root(pod, &record, undo).await;
+        // As early as can be, for it takes longer than all that is done here.
+        self.prepare_root(pod, self.root(&id, &image.layers, config.security.readonly_rootfs), &id, undo).await;
+        let record = self.container_record(pod, config, &id, image, labels)?;
+        let (Draft { record, resources }, changes, _entered) = self.tell_create(pod, record, undo).await?;
         if resources != record.config.resources {
             let changed = ResourcesRecord { resources: resources.clone() };
             record::write(&self.paths().resources_record(pod.id(), &id), &changed, Durability::Boot)?;
@@ -115,17 +116,17 @@ impl Engine {
     }
 
     /// Has the shim make the container's root meanwhile: it takes a third of a start. A start makes its own if this fails, and tells why.
-    async fn prepare_root(&self, pod: &Pod, record: &ContainerRecord, undo: &mut Undo) {
+    async fn prepare_root(&self, pod: &Pod, root: Root, container: &ContainerId, undo: &mut Undo) {
         let config = &pod.record.config;
         let Ok(shim) = pod.shim() else { return };
         let plain = config.namespaces.user.map().is_none() && config.runtime_handler.is_empty();
         if shim.version() < PREPARATION || !plain || pod.record.selinux.is_some() {
             return;
         }
-        let prepare = Request::Prepare { container: record.id.clone(), root: self.root(record) };
+        let prepare = Request::Prepare { container: container.clone(), root };
         // A shim that does not read is no reason to wait here; it is told by the next one who has to.
         if let Ok(Ok(_)) = tokio::time::timeout(PREPARE, shim.send(prepare, &[])).await {
-            let forget = Request::Forget { container: record.id.clone() };
+            let forget = Request::Forget { container: container.clone() };
             undo.push(move || async move {
                 match shim.done(forget, &[]).await {
                     Err(e) if e.kind() == Kind::Unavailable => Ok(()), // gone, and the root with it

@@ -16,6 +16,7 @@ use crate::state::model::ContainerConfig;
 use crate::state::record::{self, ContainerRecord, Durability, ExitRecord, ExitStatus, StdStream};
 use crate::wire::{Launch, RUNTIMES, Reply, Request, Root, Runtime, Stdio, UserChoice};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 impl Engine {
@@ -115,14 +116,16 @@ impl Engine {
         Ok(())
     }
 
-    /// What a container's root is made of.
-    pub(super) fn root(&self, record: &ContainerRecord) -> Root {
-        let writable = self.paths().writable(&record.id);
+    /// What a container's root is made of. `layers`: its image's.
+    pub(super) fn root(&self, container: &ContainerId, layers: &[PathBuf], readonly: bool) -> Root {
+        let writable = self.paths().writable(container);
+        // Below the image, which may have others there: what is missing is found, and not made in each container's own layer.
+        let places = self.0.images.places();
         Root {
-            layers: record.layers.clone(),
+            layers: std::iter::once(&places).chain(layers).cloned().collect(),
             upper: writable.join("upper"),
             work: writable.join("work"),
-            readonly: record.config.security.readonly_rootfs,
+            readonly,
         }
     }
 
@@ -136,7 +139,7 @@ impl Engine {
             container: record.id.clone(),
             dir: self.paths().container(pod.id(), &record.id),
             spec: record.spec.clone(),
-            root: self.root(record),
+            root: self.root(&record.id, &record.layers, record.config.security.readonly_rootfs),
             user: UserChoice {
                 supplemental_groups: [&record.config.security.supplemental_groups[..], &record.groups].concat(),
                 ..user_choice(&record.config, &record.image_user)

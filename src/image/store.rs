@@ -9,6 +9,7 @@
 //!   layers/<diff id>/
 //!     fs/                    an overlay lower directory
 //!     layer.json             LayerRecord   sizes, so that accounting walks no tree
+//!   places/                  below the layers of every image: where podwright mounts something ([`places`])
 //!   turns/<what>             flock(2)ed by the one process that fetches it ([`turn`])
 //!   tmp/<session>/           what a session is making or throwing away
 //!     lock                   flock(2)ed by its owner and that owner's workers; free = dead = to be swept
@@ -24,6 +25,7 @@
 //! [`turn`]'s.
 
 pub mod damaged;
+mod places;
 pub mod session;
 pub mod turn;
 
@@ -167,6 +169,7 @@ impl Store {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.context(|| format!("mkdir {}", dir.display()))?;
         }
+        places::make(&store.places())?;
         store.sweep()?;
         store.sweep_turns()?;
         Ok(store)
@@ -198,6 +201,11 @@ impl Store {
 
     pub(super) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    /// The lowest layer of every container: where podwright mounts something in all of them.
+    pub fn places(&self) -> PathBuf {
+        self.root.join("places")
     }
 
     fn turns(&self) -> PathBuf {
