@@ -18,6 +18,9 @@ use std::time::Duration;
 /// that does not is in no hurry.
 const MOMENT: Duration = Duration::from_millis(20);
 
+/// After a container's start: until the answer is told.
+const ANSWER: Duration = Duration::from_millis(1);
+
 /// Where the spare is kept. Locked while one is made or ended.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Mutex<Option<(Child, OwnedFd)>>);
@@ -62,9 +65,7 @@ impl Engine {
         }
         let engine = self.clone();
         tokio::spawn(async move {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
+            tokio::time::sleep(delay).await;
             let making = move || engine.make_spare();
             if let Err(e) = blocking(making).await {
                 tracing::warn!("no spare shim: {e}"); // the next pod makes its own, and says what is wrong
@@ -77,9 +78,9 @@ impl Engine {
         self.keep_spare(MOMENT);
     }
 
-    /// A container was started: whoever made its pod has what it wanted.
-    pub(super) fn keep_spare_now(&self) {
-        self.keep_spare(Duration::ZERO);
+    /// A container was started: whoever made its pod has what it wanted, as soon as the answer is there.
+    pub(super) fn keep_spare_then(&self) {
+        self.keep_spare(ANSWER);
     }
 
     fn make_spare(&self) -> Result<()> {

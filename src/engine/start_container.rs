@@ -40,7 +40,7 @@ impl Engine {
             self.record_failed_start(&pod, &record, e);
         } else {
             self.tell_started(&pod, id).await;
-            self.keep_spare_now();
+            self.keep_spare_then();
         }
         pod.change(|facts| {
             let news = facts.start_answered(id, started.is_ok());
