@@ -243,6 +243,28 @@ async fn execs_terminals_users_and_shared_pid_namespaces_are_in_it_too() {
 }
 
 #[tokio::test]
+async fn the_first_process_leads_its_session_and_its_terminal_is_that_of_the_session() {
+    let mut node = Node::new().await;
+    for pid in [NamespaceMode::Container, NamespaceMode::Pod] {
+        let options = NamespaceOption { pid: pid as i32, ..asked(NamespaceMode::Pod, mapping()) };
+        let sandbox = with_options(node.sandbox(&format!("p{}", pid as i32)), options.clone());
+        let pod = node.run_pod(sandbox.clone()).await.expect("run");
+        for tty in [true, false] {
+            let text = "read -r pid _ _ _ group session tty _ </proc/self/stat; [ $pid = $$ ] && echo $((session == pid)) $((group == pid)) $((tty != 0))
+                [ $tty = 0 ] || echo control >/dev/tty";
+            let context =
+                LinuxContainerSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
+            let config = ContainerConfig { tty, ..with(script(&format!("c{tty}"), text), context) };
+            let said = said(&mut node, &pod, &sandbox, config).await;
+            let lines: Vec<_> = said.lines().map(str::trim).collect();
+            assert_eq!(lines, if tty { vec!["1 1 1", "control"] } else { vec!["1 1 0"] }, "{pid:?}");
+        }
+        node.remove_pod(&pod).await.expect("remove");
+    }
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_by_its_name() {
     let mut node = Node::new().await;
     let one = |host_id, container_id, length| vec![IdMapping { host_id, container_id, length }];

@@ -20,11 +20,13 @@ pub(super) enum Streams<'a> {
     Terminal(BorrowedFd<'a>),
 }
 
-/// The first steps: nothing of the shim's is kept but what `keep` names.
+/// The first steps: nothing of the shim's is kept but what `keep` names. `leads`: this process becomes the program itself, and leads its session;
+/// else the one that does has to.
 pub(super) fn leave_the_shim(
     process: &Process,
     user: &User,
     streams: Streams<'_>,
+    leads: bool,
     keep: &[BorrowedFd<'_>],
     reporter: &Reporter,
 ) -> Result<(), Failed> {
@@ -37,8 +39,9 @@ pub(super) fn leave_the_shim(
     // closed by user namespaces, or by a last clone into the pid namespace after all of `confine`, which costs each exec another fork.
     prctl::set_not_dumpable().at(Step::Dumpable)?;
     leave_the_quota();
-    // Before the terminal, which becomes the session's.
-    credentials::setsid().at(Step::Session)?;
+    if leads {
+        lead_a_session(streams)?;
+    }
     // Before the shim's descriptors go, for ours are among them; they are duplicates from here on.
     let fds = match streams {
         Streams::Fds(fds) => fds,
@@ -47,9 +50,6 @@ pub(super) fn leave_the_shim(
     for (fd, to) in fds.into_iter().zip(0..) {
         give(fd, process.host_uid(user.uid)).at(Step::Stdio)?;
         exec::dup_to_standard(fd, to).at(Step::Stdio)?;
-    }
-    if let Streams::Terminal(slave) = streams {
-        credentials::tiocsctty(slave).at(Step::Stdio)?;
     }
     // Before anything of the container is entered: sockets, pipes and cgroups of the shim must not be there to be stolen
     // (CVE-2024-21626 and CVE-2019-5736 lived on what was left open).
@@ -71,6 +71,16 @@ pub(super) fn leave_the_shim(
     enter_apparmor(process)?;
     label_attribute(process, EXEC)?;
     oom_score_adj(process, reporter)
+}
+
+/// Begins a session, whose terminal is the container's. Only in the process that becomes the program: a terminal is taken from a session whose
+/// first process ends, and a session that began outside of a pid namespace is none inside.
+pub(super) fn lead_a_session(streams: Streams<'_>) -> Result<(), Failed> {
+    credentials::setsid().at(Step::Session)?;
+    match streams {
+        Streams::Terminal(slave) => credentials::tiocsctty(slave).at(Step::Stdio),
+        Streams::Fds(_) => Ok(()),
+    }
 }
 
 /// Where this process names the SELinux labels that its next program has, and keys that it makes (proc_pid_attr(5)). It has one thread.

@@ -106,7 +106,7 @@ fn enter(
     init: BorrowedFd<'_>,
     reporter: &Reporter,
 ) -> Result<(), Failed> {
-    confine::leave_the_shim(process, user, streams, &[init, reporter.0.as_fd()], reporter)?;
+    confine::leave_the_shim(process, user, streams, true, &[init, reporter.0.as_fd()], reporter)?;
     let all = NsFlags::MOUNT.with(NsFlags::NET).with(NsFlags::IPC).with(NsFlags::UTS).with(NsFlags::CGROUP);
     let all = match process.ids {
         Some(_) => {

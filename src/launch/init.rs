@@ -2,7 +2,7 @@
 
 use super::attach::Where;
 use super::confine::{self, Streams};
-use super::plan::{PidNamespace, Plan};
+use super::plan::Plan;
 use super::report::{At, Failed, Message, Reporter, wait_for};
 use super::trees::Trees;
 use super::{Step, attach, reaper};
@@ -53,7 +53,8 @@ impl Inherited<'_> {
 
     fn prepare(&self) -> Result<(), Failed> {
         let (plan, root) = (self.plan, self.trees.root.as_fd());
-        confine::leave_the_shim(&plan.process, self.user, self.streams, &self.keep(), self.reporter)?;
+        let leads = !plan.has_sibling();
+        confine::leave_the_shim(&plan.process, self.user, self.streams, leads, &self.keep(), self.reporter)?;
         // All of the pod's at once; what it shares with the host, pause shares too. Root and working directory become those of
         // pause's tiny mount namespace: from here on nothing of the host's file systems can be named.
         //
@@ -103,7 +104,7 @@ impl Inherited<'_> {
         ns::setns(self.pause, NsFlags::USER).at(Step::UserNamespace)?;
         // A copy that belongs to the user namespace: this locks all there is, and makes it a slave of what it was.
         ns::unshare(NsFlags::MOUNT).at(Step::Unshare)?;
-        if plan.pid == PidNamespace::Own {
+        if plan.has_sibling() {
             // A pid namespace belongs to the user namespace it is made in, which is asked for rights on it, and on its /proc.
             let (turn, give_turn) = pidfd::pipe().at(Step::Sibling)?;
             match clone::clone3_sibling(CloneFlags::NEWPID).at(Step::Sibling)? {
@@ -117,6 +118,7 @@ impl Inherited<'_> {
                     drop(give_turn);
                     prctl::set_not_dumpable().at(Step::Dumpable)?;
                     wait_for(turn.as_fd())?;
+                    confine::lead_a_session(self.streams)?;
                 }
             }
         }

@@ -152,6 +152,12 @@ impl Plan {
             process: Process::of_container(launch, &spec)?,
         })
     }
+
+    /// Whether the process that is cloned makes another one that becomes the program: a pid namespace belongs to the user namespace in which it is
+    /// made.
+    pub(super) fn has_sibling(&self) -> bool {
+        self.ids.is_some() && self.pid == PidNamespace::Own
+    }
 }
 
 /// The spec's rules; without any, those that every container has.

@@ -180,8 +180,7 @@ fn attempt_start(
         }
         // A child that has failed by now does not read it: why it has is in its report.
         let _ = openat2::write_all_once(go.as_fd(), b"!");
-        let in_turn = plan.ids.is_some() && plan.pid == PidNamespace::Own;
-        listen_in_turn(&mut reports, &mut warnings, &mut child, in_turn, describe).map(|()| true)
+        listen_in_turn(&mut reports, &mut warnings, &mut child, plan.has_sibling(), describe).map(|()| true)
     })();
     match listened {
         Ok(true) => {
