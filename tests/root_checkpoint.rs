@@ -194,6 +194,57 @@ async fn the_archive_has_memory_and_files_and_the_container_goes_on() {
     node.assert_clean().await;
 }
 
+/// Ids of the host that stand for a pod's own.
+const HOST: u32 = 1_400_000_000;
+
+/// Gives a file away, and counts.
+const OWNS: &str = "mkdir /made; echo x >/made/file; chown 1000:2000 /made/file; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
+
+#[tokio::test]
+async fn a_container_in_a_user_namespace_is_written_with_the_ids_that_it_has_in_there() {
+    let mut node = node(&programs::criu()).await;
+    let archives = node.machine.dir("checkpoints");
+    for (pid, tty) in [(NamespaceMode::Container, false), (NamespaceMode::Container, true), (NamespaceMode::Pod, false)]
+    {
+        let name = format!("p{}{tty}", pid as i32);
+        let ids = vec![IdMapping { host_id: HOST, container_id: 0, length: 65536 }];
+        let user = UserNamespace { mode: NamespaceMode::Pod as i32, uids: ids.clone(), gids: ids };
+        let options = NamespaceOption { pid: pid as i32, userns_options: Some(user), ..Default::default() };
+        let mut sandbox = node.sandbox(&name);
+        let context = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
+        sandbox.linux = Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
+        let pod = node.run_pod(sandbox.clone()).await.expect("run");
+        let mut config = script("c", OWNS);
+        (config.tty, config.stdin) = (tty, tty);
+        let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+        config.linux = Some(LinuxContainerConfig { security_context: Some(context), ..Default::default() });
+        let id = node.create(&pod, config, sandbox).await.expect("create");
+        node.start_container(&id).await.expect("start");
+        let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
+        goes_on(&log);
+        let location = archives.join("a.tar");
+        checkpoint(&mut node, &id, &location, 60).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        goes_on(&log);
+        let files = unpacked(File::open(&location).expect("open"));
+        assert!(files.keys().any(|name| name.starts_with("checkpoint/pages-")), "{name}: {:?}", files.keys());
+        let mut changed = tar::Archive::new(files["rootfs-diff.tar"].as_slice());
+        let mut owners = BTreeMap::new();
+        for entry in changed.entries().expect("a tar archive") {
+            let entry = entry.expect("an entry");
+            let owner = (entry.header().uid().expect("uid"), entry.header().gid().expect("gid"));
+            owners.insert(entry.path().expect("a path").display().to_string(), owner);
+        }
+        assert_eq!((owners["made/"], owners["made/file"]), ((0, 0), (1000, 2000)), "{name}");
+        assert!(owners.values().all(|(uid, gid)| *uid < 65536 && *gid < 65536), "{name}: {owners:?}");
+        std::fs::remove_file(location).expect("remove");
+        node.stop_container(&id, 0).await.expect("stop");
+        assert_eq!(node.status(&id).await.expect("status").exit_code, 137);
+    }
+    assert_nothing_but(&node, &archives, &[]);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_is_refused_and_nothing_is_left() {
     let mut node = node(&programs::criu()).await;

@@ -238,8 +238,8 @@ impl Engine {
                 Err(Error::precondition("it ended while it was being written"))
             }
             Ok(()) => {
-                let deadline = task.until.into_std();
-                task.blocking(move || Changes::write(&upper, &record.layers, &work, deadline)).await
+                let (ids, deadline) = (subject.pod.record.config.namespaces.user.map(), task.until.into_std());
+                task.blocking(move || Changes::write(&upper, &record.layers, ids, &work, deadline)).await
             }
             failed => failed,
         };

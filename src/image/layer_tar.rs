@@ -5,6 +5,7 @@
 
 use super::tarball::quoted;
 use crate::error::{Context, Error, Result};
+use crate::state::model::{IdMap, IdRange};
 use crate::sys::at::{self, OFlags, ResolveFlags};
 use crate::sys::openat2::readlinkat;
 use crate::sys::seek::{seek_data, seek_hole};
@@ -34,14 +35,22 @@ const SPARSE_NAME: &[u8] = b"GNUSparseFile.0";
 /// See [`super::unpack`].
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Attributes that layers keep.
-const KEPT: [&str; 2] = ["security.capability", "user."];
+const KEPT: [&str; 2] = [CAPABILITY, "user."];
+const CAPABILITY: &str = "security.capability";
+/// Who has an id that a user namespace does not have (/proc/sys/kernel/overflowuid).
+const NOBODY: u32 = 65534;
+/// `struct vfs_ns_cap_data` (linux/capability.h): revisions in the highest byte of its first number; the third has the namespace's root at its end.
+const REVISION: usize = 3;
+const REVISION_OF_NAMESPACE: u8 = 3;
+const REVISION_OF_FILE: u8 = 2;
+const BYTES_OF_FILE: usize = 20;
 
 /// Writes all of the layer in `root`; `opaque` says of the root itself what its directories say by an attribute.
 ///
 /// # Errors
 /// `Internal`, naming the file; those of `out`.
 pub fn write(root: &File, opaque: bool, out: &mut dyn Write) -> Result<()> {
-    let mut writer = Writer { root, out, linked: HashMap::new(), gone: None };
+    let mut writer = Writer { root, out, linked: HashMap::new(), gone: None, ids: None };
     let about = root.metadata().context(|| "stat the root of a layer")?;
     writer.entry(b"./", b'5', &about, &Extra::default())?;
     if opaque {
@@ -60,12 +69,13 @@ pub struct Gone {
 }
 
 /// Writes the files of a writable layer alone, and returns what it takes away instead of writing marks for it. Holes stay holes: a file of a
-/// container may be of any length and take no room, and nobody needs the same bytes of the same layer twice.
+/// container may be of any length and take no room, and nobody needs the same bytes of the same layer twice. Of a container in a user namespace,
+/// `ids`, owners are who they are in there: which ids of the host stand for them differs from pod to pod.
 ///
 /// # Errors
 /// As [`write`]; `ResourceExhausted` for a file of more than 32,768 pieces.
-pub fn write_changes(root: &File, out: &mut dyn Write) -> Result<Gone> {
-    let mut writer = Writer { root, out, linked: HashMap::new(), gone: Some(Gone::default()) };
+pub fn write_changes(root: &File, ids: Option<IdMap>, out: &mut dyn Write) -> Result<Gone> {
+    let mut writer = Writer { root, out, linked: HashMap::new(), gone: Some(Gone::default()), ids };
     let about = root.metadata().context(|| "stat the root of a layer")?;
     writer.entry(b"./", b'5', &about, &Extra::default())?;
     writer.below()?;
@@ -96,6 +106,8 @@ struct Writer<'a> {
     linked: HashMap<u64, Vec<u8>>,
     /// Where marks go, if not into the stream.
     gone: Option<Gone>,
+    /// Of the user namespace whose files these are.
+    ids: Option<IdMap>,
 }
 
 /// What an entry has beside its metadata.
@@ -149,7 +161,7 @@ impl Writer<'_> {
         let kind = about.file_type();
         if kind.is_dir() {
             let fd = reopen(&place, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            let extra = Extra { xattrs: xattrs(fd.as_fd())?, ..Extra::default() };
+            let extra = Extra { xattrs: self.xattrs(fd.as_fd())?, ..Extra::default() };
             self.entry(&[path, b"/"].concat(), b'5', &about, &extra)?;
             let opaque = fgetxattr(fd.as_fd(), OsStr::new(OPAQUE)).context(|| "read whether it is opaque")?;
             match &mut self.gone {
@@ -192,11 +204,27 @@ impl Writer<'_> {
         Ok(None)
     }
 
+    fn xattrs(&self, fd: BorrowedFd<'_>) -> Result<Vec<(OsString, Vec<u8>)>> {
+        let mut kept = Vec::new();
+        let mut names = flistxattr(fd).context(|| "list its attributes")?;
+        names.retain(|name| KEPT.iter().any(|kept| name.as_bytes().starts_with(kept.as_bytes())));
+        names.sort();
+        for name in names {
+            let value = fgetxattr(fd, &name).context(|| "read its attributes")?;
+            let value = value.map(|value| match self.ids.filter(|_| name == CAPABILITY) {
+                Some(ids) => without_namespace(value, ids.uids),
+                None => value,
+            });
+            kept.extend(value.map(|value| (name, value)));
+        }
+        Ok(kept)
+    }
+
     fn file(&mut self, path: &[u8], place: &File, about: &Metadata) -> Result<()> {
         // Not by its name again: a container that still runs could have put a device there, which a host must not open for it.
         let mut file = File::from(reopen(place, OFlags::RDONLY)?);
         let size = about.size();
-        let extra = Extra { xattrs: xattrs(file.as_fd())?, size, ..Extra::default() };
+        let extra = Extra { xattrs: self.xattrs(file.as_fd())?, size, ..Extra::default() };
         // What has fewer blocks than bytes may have holes; what has not is not asked.
         let pieces = if self.gone.is_some() && about.blocks() < size.div_ceil(512) {
             pieces(&file, size)?
@@ -241,7 +269,10 @@ impl Writer<'_> {
         let mut pax: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let mut more = |key: &str, value: String| pax.push((key.into(), value.into_bytes()));
         let mut header = header_of(extra.size.min(MAX_LONG), about.mode() & 0o7777)?;
-        for (key, id) in [("uid", about.uid()), ("gid", about.gid())] {
+        let owners =
+            [("uid", about.uid(), self.ids.map(|ids| ids.uids)), ("gid", about.gid(), self.ids.map(|ids| ids.gids))];
+        for (key, id, range) in owners {
+            let id = range.map_or(id, |range| range.from_host(id).unwrap_or(NOBODY));
             if id > MAX_ID {
                 more(key, id.to_string());
             }
@@ -366,16 +397,16 @@ fn time(seconds: i64, nanoseconds: i64) -> String {
     if part == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:09}") }
 }
 
-fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(OsString, Vec<u8>)>> {
-    let mut kept = Vec::new();
-    let mut names = flistxattr(fd).context(|| "list its attributes")?;
-    names.retain(|name| KEPT.iter().any(|kept| name.as_bytes().starts_with(kept.as_bytes())));
-    names.sort();
-    for name in names {
-        let value = fgetxattr(fd, &name).context(|| "read its attributes")?;
-        kept.extend(value.map(|value| (name, value)));
+/// Capabilities of a file that a user namespace's root has given it, as they would be without that namespace; others as they are.
+fn without_namespace(value: Vec<u8>, uids: IdRange) -> Vec<u8> {
+    let root = value.get(BYTES_OF_FILE..).and_then(|root| root.try_into().ok()).map(u32::from_le_bytes);
+    if value.get(REVISION) != Some(&REVISION_OF_NAMESPACE) || root != Some(uids.host) {
+        return value;
     }
-    Ok(kept)
+    let mut value = value;
+    value[REVISION] = REVISION_OF_FILE;
+    value.truncate(BYTES_OF_FILE);
+    value
 }
 
 #[cfg(test)]
@@ -390,6 +421,50 @@ mod tests {
             let says: usize =
                 std::str::from_utf8(&made).expect("text").split(' ').next().expect("one").parse().expect("a number");
             assert_eq!(says, made.len());
+        }
+    }
+
+    #[test]
+    fn capabilities_of_a_file_are_those_without_the_namespace_that_gave_them() {
+        let uids = IdRange::new(1 << 30, 65536).expect("a range");
+        let of = |revision: u8, root: Option<u32>| {
+            let mut value = vec![1, 0, 0, revision];
+            value.extend([7; 16]);
+            value.extend(root.into_iter().flat_map(u32::to_le_bytes));
+            value
+        };
+        assert_eq!(without_namespace(of(3, Some(1 << 30)), uids), of(2, None));
+        for other in [of(2, None), of(3, Some(5)), of(3, None), vec![], vec![3; 24], vec![0, 0, 0, 3]] {
+            assert_eq!(without_namespace(other.clone(), uids), other);
+        }
+    }
+
+    #[test]
+    fn owners_in_a_user_namespace_are_who_they_are_in_there() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (mut out, root) = (Vec::new(), File::open(dir.path()).expect("open"));
+        let host = 1 << 30;
+        for (name, owner) in
+            [("root", host), ("user", host + 1000), ("last", host + 65535), ("beyond", host + 65536), ("host", 0)]
+        {
+            let path = dir.path().join(name);
+            File::create_new(&path).expect("create");
+            std::os::unix::fs::chown(&path, Some(owner), Some(owner)).expect("chown");
+        }
+        let range = IdRange::new(host, 65536).expect("a range");
+        write_changes(&root, Some(IdMap { uids: range, gids: range }), &mut out).expect("written");
+        let mut archive = tar::Archive::new(out.as_slice());
+        let owners: HashMap<String, (u64, u64)> = archive
+            .entries()
+            .expect("entries")
+            .map(|entry| {
+                let entry = entry.expect("an entry");
+                let owner = (entry.header().uid().expect("uid"), entry.header().gid().expect("gid"));
+                (entry.path().expect("a path").display().to_string(), owner)
+            })
+            .collect();
+        for (name, id) in [("root", 0), ("user", 1000), ("last", 65535), ("beyond", 65534), ("host", 65534)] {
+            assert_eq!(owners[name], (id, id), "{name}");
         }
     }
 
@@ -421,7 +496,7 @@ mod tests {
             });
         }
         let (mut out, root) = (Vec::new(), File::open(dir.path()).expect("open"));
-        write_changes(&root, &mut out).expect("written");
+        write_changes(&root, None, &mut out).expect("written");
         assert!(out.len() < 4 << 20, "{}", out.len());
         // GNU's own reader makes of it what it was.
         let (into, stream) =

@@ -139,6 +139,11 @@ impl IdRange {
         (id < self.length).then(|| self.host + id)
     }
 
+    /// The namespace's id for one of the host's; `None` for one that it does not have.
+    pub fn from_host(self, id: u32) -> Option<u32> {
+        id.checked_sub(self.host).filter(|id| *id < self.length)
+    }
+
     /// Whether some id is in both.
     pub fn overlaps(self, other: IdRange) -> bool {
         self.host < other.host + other.length && other.host < self.host + self.length
@@ -489,6 +494,8 @@ mod tests {
         let range = |host, length| IdRange::new(host, length).expect("a range");
         assert_eq!(range(1000, 10).to_host(9), Some(1009));
         assert_eq!(range(1000, 10).to_host(10), None);
+        let found = [999, 1000, 1009, 1010, 0, u32::MAX].map(|id| range(1000, 10).from_host(id));
+        assert_eq!(found, [None, Some(0), Some(9), None, None, None]);
         assert!(range(1000, 10).overlaps(range(1009, 1)) && !range(1000, 10).overlaps(range(1010, 5)));
         for (host, length) in [(0, 5), (5, 0), (u32::MAX, 1), (u32::MAX - 1, 1), (1, u32::MAX)] {
             assert_eq!(IdRange::new(host, length), None, "{host} {length}");

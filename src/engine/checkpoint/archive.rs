@@ -13,6 +13,7 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::layer_tar;
+use crate::state::model::IdMap;
 use crate::state::record::{ContainerRecord, ProcessRecord};
 use crate::sys::at::{self, OFlags, ResolveFlags};
 use serde_json::{Value, json};
@@ -175,12 +176,19 @@ pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
 pub(super) struct Changes;
 
 impl Changes {
-    /// Writes `rootfs-diff.tar` and `deleted.files` of the writable layer `upper`, above `layers`, the lowest first.
-    pub(super) fn write(upper: &Path, layers: &[PathBuf], work: &Path, until: Instant) -> Result<()> {
+    /// Writes `rootfs-diff.tar` and `deleted.files` of the writable layer `upper`, above `layers`, the lowest first; `ids` of the user namespace
+    /// whose it is.
+    pub(super) fn write(
+        upper: &Path,
+        layers: &[PathBuf],
+        ids: Option<IdMap>,
+        work: &Path,
+        until: Instant,
+    ) -> Result<()> {
         let root = File::open(upper).context(|| format!("open {}", upper.display()))?;
         let file = create(&work.join("rootfs-diff.tar"))?;
         let mut out = BufWriter::with_capacity(BUFFER, Bounded { out: file, until });
-        let gone = layer_tar::write_changes(&root, &mut out).context(|| "write the changed files")?;
+        let gone = layer_tar::write_changes(&root, ids, &mut out).context(|| "write the changed files")?;
         out.flush().context(|| "write the changed files")?;
         let mut deleted: BTreeSet<PathBuf> = gone.removed.iter().map(|path| OsStr::from_bytes(path).into()).collect();
         for directory in gone.replaced.iter().map(|path| Path::new(OsStr::from_bytes(path))) {
