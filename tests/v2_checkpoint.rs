@@ -32,9 +32,17 @@ async fn a_container_of_another_user_with_limits_goes_on_with_its_connections() 
     })
     .await;
     let archives = node.machine.dir("checkpoints");
-    for pid in [NamespaceMode::Pod, NamespaceMode::Container] {
-        let mut sandbox = node.sandbox(&format!("p{}", pid as i32));
-        let options = NamespaceOption { pid: pid.into(), ..NamespaceOption::default() };
+    let ids = vec![IdMapping { host_id: 1_400_000_000, container_id: 0, length: 65536 }];
+    let own_users = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+    for (pid, user) in [
+        (NamespaceMode::Pod, None),
+        (NamespaceMode::Container, None),
+        (NamespaceMode::Pod, Some(own_users.clone())),
+        (NamespaceMode::Container, Some(own_users)),
+    ] {
+        let name = format!("{}-{}", pid as i32, user.is_some());
+        let mut sandbox = node.sandbox(&name);
+        let options = NamespaceOption { pid: pid.into(), userns_options: user, ..NamespaceOption::default() };
         let context = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
         sandbox.linux = Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
         let pod = node.run_pod(sandbox.clone()).await.expect("run");
@@ -65,9 +73,9 @@ async fn a_container_of_another_user_with_limits_goes_on_with_its_connections() 
         let log = PathBuf::from(node.status(&id).await.expect("status").log_path);
         goes_on(&log);
         for number in 0..2 {
-            let location = archives.join(format!("{}-{number}.tar", pid as i32)).display().to_string();
+            let location = archives.join(format!("{name}-{number}.tar")).display().to_string();
             let request = CheckpointContainerRequest { container_id: id.clone(), location, timeout: 120 };
-            node.runtime.checkpoint_container(request).await.unwrap_or_else(|e| panic!("{pid:?}: {e}"));
+            node.runtime.checkpoint_container(request).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         let counted = goes_on(&log);
         assert_eq!(counted.iter().filter(|n| **n == 1).count(), 1, "over one connection: {counted:?}");
