@@ -254,6 +254,19 @@ fn a_host_path_that_is_read_only_is_so_with_all_below_it() {
 }
 
 #[test]
+fn places_that_an_image_lacks_are_made_for_every_user() {
+    let machine = Machine::with_busybox();
+    let look = "umask; cd /made/a/b && touch here && stat -c %a /made /made/a /wd /wd/c && cd /wd/c";
+    for user in ["", "  hostUsers: false\n"] {
+        let fields = "securityContext: {runAsUser: 1000, runAsGroup: 1000}\nworkingDir: /wd/c\n\
+                      volumeMounts: [{name: v, mountPath: /made/a/b}]";
+        let ended = machine.run(&(script(look, fields) + "  volumes: [{name: v, emptyDir: {}}]\n" + user));
+        assert_eq!(ended.code(0).stdout, "0022\n755\n755\n755\n755\n", "{user:?}");
+    }
+    machine.assert_as_before();
+}
+
+#[test]
 fn the_environment_is_expanded_as_kubernetes_does() {
     let machine = Machine::with_busybox();
     let more = "args: [\"$(B)\", \"$$(B)\", \"$(NONE)\"]

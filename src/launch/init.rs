@@ -14,6 +14,9 @@ use crate::sys::openat2::Links;
 use crate::sys::{credentials, exec, openat2, pidfd, prctl};
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// While places that an image lacks are made, with the modes that runc gives them: directories 0755, files 0644.
+const PLACES_UMASK: u32 = 0o022;
+
 /// What the child needs beside the plan.
 pub(super) struct Inherited<'a> {
     pub plan: &'a Plan,
@@ -68,6 +71,9 @@ impl Inherited<'_> {
             // Places that are missing are made as the pod's root, whose they are then, and who is somebody in a volume.
             credentials::make_files_as(ids.uids.host, ids.gids.host).at(Step::MakeFilesAs)?;
         }
+        // Not the shim's, whose logs are for a group only: a place that is made for a mount, its parents and the working directory are for
+        // whoever the container runs as. The process gets its own in `confine`.
+        credentials::umask(PLACES_UMASK);
         // First the root: before Linux 6.15 nothing can be attached below a tree that is not attached itself.
         mount::move_mount_path(root, c"/root").at(Step::AttachRoot)?;
         attach::mounts(plan, self.trees)?;
