@@ -441,6 +441,56 @@ fn a_second_ctrl_c_kills_at_once() {
     machine.assert_as_before();
 }
 
+/// `run` with a stdout that nobody reads.
+fn unread(machine: &Machine, manifest: &str) -> std::process::Child {
+    let mut command = machine.podwright(["run"]);
+    command.arg(machine.manifest(manifest)).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    command.spawn().expect("podwright")
+}
+
+/// Its exit code after Ctrl-C.
+fn interrupted(mut child: std::process::Child) -> Option<i32> {
+    podwright::sys::exec::kill(child.id(), SIGINT).expect("kill");
+    let mut ended = None;
+    until(PATIENCE, || {
+        ended = child.try_wait().expect("wait");
+        if ended.is_some() { Ok(()) } else { Err("it hangs after Ctrl-C".to_owned()) }
+    });
+    ended.and_then(|status| status.code())
+}
+
+#[test]
+fn output_that_nobody_reads_holds_up_neither_restarts_nor_ctrl_c() {
+    let machine = Machine::with_busybox();
+    let told = machine.dir("told");
+    let host_path =
+        |manifest: String| manifest.replace("emptyDir: {}", &format!("hostPath: {{path: {}}}", told.display()));
+    // More than a pipe holds.
+    let chatty = "trap 'exit 0' TERM; seq 1 100000; touch /scratch/written; while :; do sleep 0.05; done";
+    let child = unread(
+        &machine,
+        &host_path(pod_of(&[], &[("c", chatty), ("other", "exit 1")], "  restartPolicy: OnFailure\n")),
+    );
+    until(PATIENCE, || {
+        let listed = ask(&machine, &["ps", "-a", "p", "-o", "json"]).stdout;
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+        let all = listed["containers"].as_array().cloned().unwrap_or_default();
+        let again = |c: &serde_json::Value| c["name"] == "other" && c["attempt"].as_u64() > Some(0);
+        if told.join("written").exists() && all.iter().any(again) { Ok(()) } else { Err(listed.to_string()) }
+    });
+    assert_eq!(interrupted(child), Some(130));
+    machine.assert_as_before();
+
+    // And when the pod has ended by itself, and only its output is left.
+    let child = unread(&machine, &host_path(pod_of(&[], &[("c", "seq 1 100000; touch /scratch/all")], NEVER)));
+    until(PATIENCE, || {
+        let there = ask(&machine, &["pods", "-q"]).stdout;
+        if told.join("all").exists() && there.is_empty() { Ok(()) } else { Err(there) }
+    });
+    assert_eq!(interrupted(child), Some(130));
+    machine.assert_as_before();
+}
+
 #[test]
 fn a_timeout_stops_with_the_grace_period_and_is_124() {
     let machine = Machine::with_busybox();

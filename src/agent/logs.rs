@@ -80,23 +80,36 @@ impl Tail {
     /// # Errors
     /// `Internal` when the log cannot be read.
     pub fn read(&mut self, mut each: impl FnMut(Line<'_>)) -> Result<()> {
-        loop {
-            if self.file.is_none() {
-                match File::open(&self.path) {
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                    opened => self.file = Some(opened.context(|| format!("open {}", self.path.display()))?),
-                }
+        while self.read_chunk(&mut each)? {}
+        Ok(())
+    }
+
+    /// Gives some complete lines that are there to `each`, no more than are read at a time; whether there may be more.
+    ///
+    /// # Errors
+    /// `Internal` when the log cannot be read.
+    pub fn read_chunk(&mut self, mut each: impl FnMut(Line<'_>)) -> Result<bool> {
+        if self.file.is_none() {
+            match File::open(&self.path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+                opened => self.file = Some(opened.context(|| format!("open {}", self.path.display()))?),
             }
-            let Some(file) = &mut self.file else { return Ok(()) };
-            read_lines(file, &mut self.rest, &mut each).context(|| format!("read {}", self.path.display()))?;
-            if !rotated(file, &self.path) {
-                return Ok(());
-            }
-            // What was written to the old file between our last read and the rotation is read before it is let go.
-            read_lines(file, &mut self.rest, &mut each).context(|| format!("read {}", self.path.display()))?;
+        }
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let mut read = |file: &mut File| read_lines(file, &mut self.rest, &mut each);
+        let doing = || format!("read {}", self.path.display());
+        if read(file).context(doing)? {
+            return Ok(true);
+        }
+        if !rotated(file, &self.path) {
+            return Ok(false);
+        }
+        // What was written to the old file between our last read and the rotation is read before it is let go.
+        if !read(file).context(doing)? {
             self.file = None;
             self.rest.clear();
         }
+        Ok(true)
     }
 
     /// Waits until something in the log's directory has changed.
@@ -118,26 +131,23 @@ fn rotated(file: &File, path: &Path) -> bool {
     }
 }
 
-fn read_lines(file: &mut File, rest: &mut Vec<u8>, each: &mut impl FnMut(Line<'_>)) -> std::io::Result<()> {
+/// Reads a chunk; `false` at the end of the file.
+fn read_lines(file: &mut File, rest: &mut Vec<u8>, each: &mut impl FnMut(Line<'_>)) -> std::io::Result<bool> {
     let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let n = file.read(&mut chunk)?;
-        if n == 0 {
-            return Ok(());
+    let n = file.read(&mut chunk)?;
+    rest.extend_from_slice(&chunk[..n]);
+    let mut start = 0;
+    while let Some(end) = rest[start..].iter().position(|b| *b == b'\n') {
+        if let Some(line) = parse(&rest[start..start + end]) {
+            each(line);
         }
-        rest.extend_from_slice(&chunk[..n]);
-        let mut start = 0;
-        while let Some(end) = rest[start..].iter().position(|b| *b == b'\n') {
-            if let Some(line) = parse(&rest[start..start + end]) {
-                each(line);
-            }
-            start += end + 1;
-        }
-        rest.drain(..start);
-        if rest.len() > MAX_LINE_BYTES {
-            rest.clear();
-        }
+        start += end + 1;
     }
+    rest.drain(..start);
+    if rest.len() > MAX_LINE_BYTES {
+        rest.clear();
+    }
+    Ok(n > 0)
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What `run` shows: the output of containers as it comes, and a line on stderr for what a person should know.
 
+use super::outlet::Outlet;
 use crate::agent::convert::ContainerPlan;
 use crate::agent::logs::{Line, Stream, Tail};
 use crate::agent::runner::{Ending, Observer};
 use crate::id::{ContainerId, PodId};
 use crate::state::record::ExitRecord;
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub(super) struct Console {
     /// Names before lines: with one container there is nothing to tell apart.
     prefix: bool,
     width: usize,
+    outlet: Outlet,
     /// By container and attempt.
     followers: Mutex<HashMap<(String, u32), Follower>>,
 }
@@ -48,9 +49,10 @@ impl Notice {
 
 impl Console {
     /// For one pod; `names` are those of the containers of all pods that are shown side by side.
-    pub(super) fn new(names: &[String], quiet: bool) -> Console {
+    pub(super) fn new(names: &[String], quiet: bool, outlet: Outlet) -> Console {
         Console {
             quiet,
+            outlet,
             prefix: names.len() > 1,
             width: names.iter().map(String::len).max().unwrap_or(0),
             followers: Mutex::default(),
@@ -63,10 +65,10 @@ impl Console {
         let prefix = if self.prefix { format!("{name:<width$} | ", width = self.width) } else { String::new() };
         let tail = match Tail::open(log) {
             Ok(tail) => tail,
-            Err(e) => return self.say(&e.to_string()),
+            Err(e) => return self.outlet.say(&e.to_string()),
         };
         let (finish, finished) = oneshot::channel();
-        let task = tokio::spawn(Console::follow(prefix, tail, finished));
+        let task = tokio::spawn(follow(self.outlet.clone(), prefix, tail, finished));
         let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
         followers.insert((name.to_owned(), attempt), Follower { finish, task });
     }
@@ -75,50 +77,63 @@ impl Console {
     pub(super) fn finish(self: Arc<Self>, name: &str, attempt: u32, notice: Option<Notice>) -> Ending {
         let key = (name.to_owned(), attempt);
         let follower = self.followers.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        Box::pin(async move {
+        let outlet = self.outlet.clone();
+        let rest = async move {
             if let Some(follower) = follower {
                 let _ = follower.finish.send(()); // it may have ended by itself, with the log's directory
                 let _ = follower.task.await; // a follower that panicked has said so
             }
             if let Some(Notice { code, reason, message }) = notice {
                 let message = if message.is_empty() { String::new() } else { format!(": {}", message.trim_end()) };
-                self.say(&format!("container {} ended with {code} ({reason}){message}", key.0));
+                outlet.tell(&format!("container {} ended with {code} ({reason}){message}", key.0)).await;
             }
-        })
+        };
+        Box::pin(async move { self.outlet.finish(rest).await })
     }
 
     pub(super) fn again(&self, name: &str, delay: Duration) {
-        self.say(&format!("container {name} is started again in {} s", delay.as_secs()));
+        self.outlet.say(&format!("container {name} is started again in {} s", delay.as_secs()));
     }
+}
 
-    fn say(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "podwright: {text}"); // nobody is left to tell
-    }
-
-    /// Follows a log until told to finish, then reads what is left.
-    async fn follow(prefix: String, mut tail: Tail, mut finish: oneshot::Receiver<()>) {
-        let mut line_open = [false; 2];
+/// Follows a log until told to finish, then reads what is left.
+async fn follow(outlet: Outlet, prefix: String, mut tail: Tail, mut finish: oneshot::Receiver<()>) {
+    let mut open = [false; 2];
+    let mut last = false;
+    loop {
         loop {
-            if let Err(e) = tail.read(|line| print(&prefix, &line, &mut line_open)) {
-                tracing::warn!("{e}");
-                return;
+            let mut shown = Vec::new();
+            let more = match tail.read_chunk(|line| show(&prefix, &line, &mut open, &mut shown)) {
+                Ok(more) => more,
+                Err(e) => return tracing::warn!("{e}"),
+            };
+            for (stream, bytes) in shown {
+                if !outlet.write(stream, bytes).await {
+                    return;
+                }
             }
-            tokio::select! {
-                biased;
-                _ = &mut finish => break,
-                changed = tail.changed() => if changed.is_err() { break },
+            if !more {
+                break;
             }
         }
-        if let Err(e) = tail.read(|line| print(&prefix, &line, &mut line_open)) {
-            tracing::warn!("{e}");
+        if last {
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = &mut finish => last = true,
+            changed = tail.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// Prints a line to the stream it came from. A reader that went away is no reason to stop the pod.
-fn print(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
+/// Adds a line to what is shown on the stream that it came from.
+fn show(prefix: &str, line: &Line<'_>, open: &mut [bool; 2], shown: &mut Vec<(Stream, Vec<u8>)>) {
+    if shown.last().is_none_or(|(stream, _)| *stream != line.stream) {
+        shown.push((line.stream, Vec::new()));
+    }
+    let Some((_, bytes)) = shown.last_mut() else { return };
     let open = &mut open[usize::from(line.stream == Stream::Stderr)];
-    let mut bytes = Vec::with_capacity(prefix.len() + line.text.len() + 1);
     if !*open {
         bytes.extend_from_slice(prefix.as_bytes());
     }
@@ -127,11 +142,6 @@ fn print(prefix: &str, line: &Line<'_>, open: &mut [bool; 2]) {
     if !line.partial {
         bytes.push(b'\n');
     }
-    let written = match line.stream {
-        Stream::Stdout => std::io::stdout().lock().write_all(&bytes).and_then(|()| std::io::stdout().flush()),
-        Stream::Stderr => std::io::stderr().lock().write_all(&bytes),
-    };
-    let _ = written; // a closed pipe: the pod goes on
 }
 
 impl Observer for Console {

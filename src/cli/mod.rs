@@ -24,6 +24,7 @@ mod logging;
 mod login;
 mod logs;
 mod man;
+mod outlet;
 mod output;
 mod plan_text;
 mod planner;

@@ -1,6 +1,7 @@
 //! `podwright run`: runs a manifest, by the daemon when one is up, else with an engine of its own.
 
 use super::console::Console;
+use super::outlet::Outlet;
 use super::remote::Daemon;
 use super::{Session, output, pull, require_root, units};
 use crate::agent::host::{self, Manner};
@@ -118,8 +119,9 @@ async fn ask(
     };
     let names = names(manifests);
     let (ask, asked) = watch::channel(Ask::Run);
-    let running = daemon.run(pods, || Arc::new(Console::new(&names, args.quiet)), asked);
-    supervise(timeout, &ask, running).await
+    let outlet = Outlet::new(asked.clone())?;
+    let running = daemon.run(pods, || Arc::new(Console::new(&names, args.quiet, outlet.clone())), asked);
+    supervise(timeout, &ask, shown(running, &outlet)).await
 }
 
 /// Checks a manifest.
@@ -195,12 +197,20 @@ async fn host(args: &RunArgs, session: &Session, manifests: &[Manifest], timeout
     let plans = host::plan(&engine, manifests, &Manner { salt: instance.to_string(), log_root, foreground: false })?;
     let names = names(manifests);
     let (ask, asked) = watch::channel(Ask::Run);
+    let outlet = Outlet::new(asked.clone())?;
     let running = host::run(&engine, plans, |_| {
         // One for each pod: containers of two pods may have the same name.
-        (Arc::new(Console::new(&names, args.quiet)), asked.clone())
+        (Arc::new(Console::new(&names, args.quiet, outlet.clone())), asked.clone())
     });
-    let code = supervise(timeout, &ask, running).await;
+    let code = supervise(timeout, &ask, shown(running, &outlet)).await;
     sweep::release(&engine).await?;
+    code
+}
+
+/// Until all that the pods have written is shown as well: for that, too, it may be that nobody reads.
+async fn shown(running: impl Future<Output = Result<u8>>, outlet: &Outlet) -> Result<u8> {
+    let code = running.await;
+    outlet.settle().await;
     code
 }
 
