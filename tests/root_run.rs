@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 
@@ -438,6 +439,40 @@ fn a_second_ctrl_c_kills_at_once() {
     until(PATIENCE, || if logged(&machine.root().join("pods"), "not yet") { Ok(()) } else { Err("no SIGTERM".into()) });
     running.signal(SIGINT);
     running.wait().code(130); // long before the hour is over
+    machine.assert_as_before();
+}
+
+/// `run` as a shell with this disposition of SIGHUP starts it, whatever that of these tests is.
+fn up_with_hangup(machine: &Machine, disposition: &str, manifest: &str) -> fixtures::machine::Running {
+    let mut command = std::process::Command::new("env");
+    machine.aim(&mut command);
+    command.arg(disposition).arg(fixtures::machine::binary()).args(&machine.globals);
+    command.arg("run").arg(machine.manifest(manifest));
+    let mut running = fixtures::machine::Running::of(command);
+    let logs = machine.root().join("pods");
+    running.until("the container is up", || logged(&logs, "up"));
+    running
+}
+
+#[test]
+fn a_terminal_that_is_closed_stops_gracefully_and_is_129() {
+    let machine = Machine::with_busybox();
+    let running = up_with_hangup(&machine, "--default-signal=HUP", &waits("echo stopping; sleep 1; exit 0", 30));
+    running.signal(SIGHUP);
+    running.signal(SIGHUP); // the kernel's and the shell's
+    let ended = running.wait();
+    ended.code(129);
+    assert_eq!(ended.stdout, "up\nstopping\n");
+    machine.assert_as_before();
+}
+
+#[test]
+fn a_run_that_is_to_outlive_its_terminal_does() {
+    let machine = Machine::with_busybox();
+    let running = up_with_hangup(&machine, "--ignore-signal=HUP", &waits("exit 6", 30));
+    running.signal(SIGHUP);
+    running.signal(SIGTERM);
+    running.wait().code(6);
     machine.assert_as_before();
 }
 

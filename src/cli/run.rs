@@ -18,12 +18,13 @@ use crate::image::pull::Puller;
 use crate::image::reference::{Reference, is_id};
 use crate::ownapi::{self, Pods};
 use crate::state::paths::Paths;
+use crate::sys::session::is_ignored;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 const EXAMPLES: &str = "\
@@ -42,6 +43,8 @@ const KEPT_LOGS: &str = "/var/log/pods";
 const TIMED_OUT: u8 = 124;
 /// Exit code after Ctrl-C, 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
+/// Exit code when the terminal has gone, 128 + SIGHUP.
+const HUNG_UP: u8 = 129;
 
 /// Runs the pods of a manifest until their containers end, then takes them away
 #[derive(Debug, clap::Args)]
@@ -214,6 +217,15 @@ async fn shown(running: impl Future<Output = Result<u8>>, outlet: &Outlet) -> Re
     code
 }
 
+/// SIGHUP, the end of the terminal; `None` where this command is to outlive it (nohup(1)).
+fn hangup() -> Result<Option<Signal>> {
+    let kind = SignalKind::hangup();
+    match is_ignored(kind.as_raw_value()).context(|| "ask for the action of SIGHUP")? {
+        true => Ok(None),
+        false => signal(kind).map(Some).context(|| "watch SIGHUP"),
+    }
+}
+
 /// Waits for the pods, passing on what the user asks meanwhile.
 async fn supervise(
     timeout: Option<Duration>,
@@ -222,6 +234,7 @@ async fn supervise(
 ) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch SIGTERM")?;
+    let mut hangup = hangup()?;
     let mut deadline = timeout.map(|t| Box::pin(tokio::time::sleep(t)));
     let mut asked_code = None;
     let next = |ask: &watch::Sender<Ask>| {
@@ -233,6 +246,11 @@ async fn supervise(
             ended = &mut running => return ended.map(|code| asked_code.unwrap_or(code)),
             _ = interrupt.recv() => { asked_code = Some(INTERRUPTED); next(ask); }
             _ = terminate.recv() => next(ask),
+            () = async { match &mut hangup { Some(s) => { s.recv().await; } None => std::future::pending().await } } => {
+                // However often: the kernel sends one when a terminal closes, and so does the shell.
+                asked_code = Some(HUNG_UP);
+                ask.send_modify(|ask| *ask = (*ask).max(Ask::Stop));
+            }
             () = async { match &mut deadline { Some(d) => d.await, None => std::future::pending().await } } => {
                 deadline = None;
                 asked_code = Some(TIMED_OUT);

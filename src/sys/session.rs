@@ -67,6 +67,21 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether this process ignores a signal, as its parent may have asked for (nohup(1)): sigaction(2).
+///
+/// # Errors
+/// `EINVAL` for a number that is no signal.
+pub fn is_ignored(signal: i32) -> io::Result<bool> {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is set, and the place is one for what is read.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled it.
+    let action = unsafe { action.assume_init() };
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Sends SIGKILL to a process group, kill(2). The group must be known to be there: its first process is a child that was not reaped.
 ///
 /// # Errors
