@@ -442,6 +442,18 @@ fn a_second_ctrl_c_kills_at_once() {
     machine.assert_as_before();
 }
 
+#[test]
+fn a_second_ctrl_c_kills_what_is_only_being_started_too() {
+    let machine = Machine::with_busybox();
+    let names: Vec<_> = (0..30).map(|n| format!("c{n}")).collect();
+    let deaf: Vec<_> = names.iter().map(|name| (name.as_str(), "trap '' TERM; echo up; sleep 3600")).collect();
+    let running = up(&machine, &pod_of(&[], &deaf, "  terminationGracePeriodSeconds: 3600\n"), &[]);
+    running.signal(SIGINT);
+    running.signal(SIGTERM); // as a second one, which two SIGINT at once may not be
+    running.wait().code(130);
+    machine.assert_as_before();
+}
+
 /// `run` as a shell with this disposition of SIGHUP starts it, whatever that of these tests is.
 fn up_with_hangup(machine: &Machine, disposition: &str, manifest: &str) -> fixtures::machine::Running {
     let mut command = std::process::Command::new("env");

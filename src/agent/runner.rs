@@ -83,6 +83,8 @@ struct Runner<'a> {
     started_at: Instant,
     news: mpsc::UnboundedSender<News>,
     grace: Duration,
+    /// All is to end now: a container that is only being started, too.
+    killed: bool,
 }
 
 /// Runs a pod to its end and removes it.
@@ -156,6 +158,7 @@ async fn live(
         started_at: Instant::now(),
         news,
         grace: Duration::from_secs(u64::from(plan.termination_grace_seconds)),
+        killed: false,
     };
     let lost = engine.wait_lost(id);
     tokio::pin!(lost);
@@ -212,7 +215,7 @@ impl Runner<'_> {
             Action::Stop { index } => {
                 let Some(id) = self.current[index].clone() else { return };
                 self.observed[index].state = State::Stopping;
-                self.stop(id, self.grace.max(MIN_GRACE));
+                self.stop(id, if self.killed { Duration::ZERO } else { self.grace.max(MIN_GRACE) });
             }
         }
     }
@@ -252,7 +255,8 @@ impl Runner<'_> {
         });
     }
 
-    fn kill_all(&self) {
+    fn kill_all(&mut self) {
+        self.killed = true;
         for id in self.current.iter().flatten() {
             self.stop(id.clone(), Duration::ZERO);
         }
