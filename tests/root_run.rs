@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
+const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 /// A manifest with these containers (`name: script`), restarted never.
@@ -536,6 +537,22 @@ fn output_that_nobody_reads_holds_up_neither_restarts_nor_ctrl_c() {
     });
     assert_eq!(interrupted(child), Some(130));
     machine.assert_as_before();
+}
+
+#[test]
+fn following_a_log_ends_with_a_pod_whose_run_was_killed() {
+    let machine = Machine::with_busybox();
+    let running = up(&machine, &waits("exit 0", 30), &[]);
+    let mut follower = fixtures::machine::Running::of(machine.podwright(["logs", "-f", "p"]));
+    let fds = Path::new("/proc").join(follower.pid().to_string()).join("fd");
+    follower.until("it follows", || {
+        let open = fs::read_dir(&fds).into_iter().flatten().flatten();
+        open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|path| path.ends_with("0.log"))
+    });
+    running.signal(SIGKILL);
+    assert_eq!(follower.wait().code(0).stdout, "up\n");
+    running.wait();
+    machine.assert_as_before_within(fixtures::machine::GONE_WITHIN);
 }
 
 #[test]

@@ -6,9 +6,10 @@ use crate::agent::logs::{Line, Stream, Tail};
 use crate::engine::pod::State;
 use crate::engine::query::ContainerStatus;
 use crate::error::{Context, Error, Result};
+use crate::id::ContainerId;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +18,8 @@ Examples:
   podwright logs web/nginx --since 10m -t
   podwright logs web/nginx --previous       of the attempt before the last restart";
 
+/// How often a container without a shim is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that are collected before they are written.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -106,10 +109,7 @@ async fn print(
     printer: &mut Printer<impl Write, impl Write>,
 ) -> Result<()> {
     let mut tail = Tail::open(path)?;
-    let ended = async {
-        // Removed is ended as well.
-        let _ = found.engine.wait_container(&container.record.id).await;
-    };
+    let ended = ended(found, &container.record.id);
     tokio::pin!(ended);
     let mut follow = follow;
     loop {
@@ -123,6 +123,20 @@ async fn print(
             // The shim writes the last line before it tells the end: one more reading has all.
             () = &mut ended => follow = false,
         }
+    }
+}
+
+/// Waits for a container's end. Removed is ended as well. When its shim has gone, whoever sees to the pod then does so on disk: another shim
+/// writes how it ended, a sweeper takes all of it away.
+async fn ended(found: &Found, id: &ContainerId) {
+    let (engine, pod) = (&found.engine, &found.pod.record.id);
+    tokio::select! {
+        _ = engine.wait_container(id) => return,
+        _ = engine.wait_lost(pod) => {}
+    }
+    let exit = engine.paths().exit_record(pod, id);
+    while exit.parent().is_some_and(Path::exists) && !exit.exists() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
