@@ -17,12 +17,13 @@ use crate::stream;
 use crate::sys::rlimit::{self, Resource};
 use crate::sys::sched;
 use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -38,6 +39,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Of the socket, and of its directory if that has to be made: who may connect is root on this host, and so only root may.
 const SOCKET_MODE: u32 = 0o600;
 const SOCKET_DIRECTORY_MODE: u32 = 0o700;
+/// How long somebody who serves our socket is waited for, before he is taken for one who goes on.
+const SOCKET_FREED: Duration = Duration::from_secs(1);
 
 /// What the daemon is told.
 #[derive(Debug)]
@@ -86,11 +89,14 @@ async fn serve(settings: Settings) -> Result<()> {
     let engine = recover(settings.engine).await?;
     fault::point("daemon.start.recovered");
     engine.set_checkpoints(settings.checkpoints);
-    let metrics = listen_for_metrics(&settings.metrics).await?;
+    let (metrics, metrics_place) = listen_for_metrics(&settings.metrics).await?;
     let (streams, streaming) = stream::Server::bind(engine.clone(), &settings.streams).await?;
-    let listener = listen(&settings.socket)?;
+    let (listener, place) = listen(&settings.socket).await?;
     fault::point("daemon.start.listening");
-    let plugins = settings.nri.as_ref().and_then(|nri| listen_for_plugins(&engine, nri));
+    let plugins = match &settings.nri {
+        Some(nri) => listen_for_plugins(&engine, nri).await,
+        None => None,
+    };
     let (close, closing) = watch::channel(false);
     let (working, mut at_work) = mpsc::channel(1);
     tokio::spawn(sweep_behind(engine.clone(), working.clone()));
@@ -135,10 +141,7 @@ async fn serve(settings: Settings) -> Result<()> {
     if let Err(e) = engine.network().release().await {
         tracing::warn!("{e}");
     }
-    let sockets = [Some(settings.socket.as_path()), Some(Path::new(&settings.metrics)), plugins];
-    for socket in sockets.into_iter().flatten().filter(|path| path.is_absolute()) {
-        let _ = std::fs::remove_file(socket); // a socket that nobody listens on only misleads
-    }
+    [Some(place), metrics_place, plugins].iter().flatten().for_each(Place::remove);
     fault::point("daemon.drain.unlinked");
     engine.prune_cgroups();
     sweep::prune_directories(&paths);
@@ -179,41 +182,90 @@ async fn sweep_behind(engine: Engine, working: mpsc::Sender<()>) {
     drop(working);
 }
 
+/// A socket's place, to know it again: whoever has put another one there since keeps that.
+struct Place {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Place {
+    fn inode(path: &Path) -> std::io::Result<(u64, u64)> {
+        std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+
+    /// A socket that nobody listens on only misleads.
+    fn remove(&self) {
+        if Place::inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = std::fs::remove_file(&self.path); // the next one replaces it
+        }
+    }
+}
+
 /// The socket, made beside its place and renamed into it: it is never there with other permissions, and that of a dead daemon goes.
-fn listen(path: &Path) -> Result<UnixListener> {
+///
+/// # Errors
+/// `FailedPrecondition` where somebody serves it, another runtime for instance, or where something else than a socket is.
+async fn listen(path: &Path) -> Result<(UnixListener, Place)> {
     let doing = || format!("make socket {}", path.display());
     let parent = path.parent().ok_or_else(|| Error::invalid(format!("socket {} has no directory", path.display())))?;
     mkdir_all(parent, SOCKET_DIRECTORY_MODE)?;
+    free(path).await.context(doing)?;
     let new = crate::state::paths::beside(path);
     let _ = std::fs::remove_file(&new); // of a daemon that was killed before its rename
     let listener = UnixListener::bind(&new).context(doing)?;
     std::fs::set_permissions(&new, Permissions::from_mode(SOCKET_MODE)).context(doing)?;
+    let inode = Place::inode(&new).context(doing)?;
     fault::point("daemon.start.bound");
     std::fs::rename(&new, path).context(doing)?;
-    Ok(listener)
+    Ok((listener, Place { path: path.to_owned(), inode }))
+}
+
+/// Waits until a socket's place is nobody's. For a while: of a daemon that is being killed the lock may go before the socket.
+async fn free(path: &Path) -> Result<()> {
+    let until = Instant::now() + SOCKET_FREED;
+    loop {
+        match std::fs::symlink_metadata(path) {
+            Err(_) => return Ok(()), // what is wrong with it, bind says
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(Error::precondition("something else than a socket is there; it has to be removed first"));
+            }
+            Ok(_) => {}
+        }
+        match tokio::net::UnixStream::connect(path).await {
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(()),
+            _ if Instant::now() < until => tokio::time::sleep(SOCKET_FREED / 20).await,
+            _ => {
+                let why = "another daemon or runtime serves it; end that one, or give this one a socket of its own";
+                return Err(Error::precondition(why));
+            }
+        }
+    }
 }
 
 /// Where `/metrics` is asked for: nowhere, an address and port, or a socket like that of the CRI.
-async fn listen_for_metrics(address: &str) -> Result<Option<Listener>> {
+async fn listen_for_metrics(address: &str) -> Result<(Option<Listener>, Option<Place>)> {
     match address {
-        "" => Ok(None),
-        path if path.starts_with('/') => Ok(Some(Listener::Unix(listen(Path::new(path))?))),
-        address => Listener::tcp(address).await.map(Some),
+        "" => Ok((None, None)),
+        path if path.starts_with('/') => {
+            let (listener, place) = listen(Path::new(path)).await?;
+            Ok((Some(Listener::Unix(listener)), Some(place)))
+        }
+        address => Ok((Some(Listener::tcp(address).await?), None)),
     }
 }
 
 /// The socket of NRI. Another runtime of this host may have it: it keeps it, and pods of this one are without plugins.
-fn listen_for_plugins<'a>(engine: &Engine, settings: &'a NriSettings) -> Option<&'a Path> {
+async fn listen_for_plugins(engine: &Engine, settings: &NriSettings) -> Option<Place> {
     let socket = settings.socket.as_path();
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+    if tokio::net::UnixStream::connect(socket).await.is_ok() {
         tracing::warn!("NRI is off: another runtime serves {}; give this one its own nri.socket", socket.display());
         return None;
     }
-    match listen(socket) {
-        Ok(listener) => {
+    match listen(socket).await {
+        Ok((listener, place)) => {
             let times = Times { registration: settings.registration, request: settings.request };
             Nri::serve(engine, listener, times);
-            Some(socket)
+            Some(place)
         }
         Err(e) => {
             tracing::error!("NRI is off: {e}");

@@ -7,8 +7,8 @@ use fixtures::cri::{Node, log_text};
 use fixtures::machine::{Finished, GONE_WITHIN, Machine, PATIENCE, Running, pod, script, until};
 use podwright::criapi::{ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,35 @@ fn the_socket_is_roots_alone_in_a_directory_of_roots_alone() {
     daemon.signal(15);
     daemon.wait().code(0);
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_place_that_is_somebody_elses_stays_his() {
+    let machine = Machine::with_busybox();
+    let dir = machine.dir("sockets");
+    let (socket, file) = (dir.join("cri.sock"), dir.join("file"));
+    let daemon = |socket: &Path| {
+        let mut command = machine.podwright(["daemon"]);
+        command.env("PODWRIGHT_CRI_SOCKET", socket);
+        Running::of(command)
+    };
+    let inode = || std::fs::metadata(&socket).expect("there").ino();
+    let another = UnixListener::bind(&socket).expect("bind");
+    let before = inode();
+    daemon(&socket).wait().refused(&["cri.sock", "another daemon or runtime serves it"]);
+    assert_eq!(inode(), before);
+    std::fs::write(&file, "precious").expect("write");
+    daemon(&file).wait().refused(&["sockets/file", "something else than a socket"]);
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), "precious");
+    // That of a dead one is replaced; and when somebody has replaced ours, it is not ours to remove.
+    drop(another);
+    let mut running = daemon(&socket);
+    running.until("it serves", || inode() != before);
+    let _later = UnixListener::bind(dir.join("later")).expect("bind");
+    std::fs::rename(dir.join("later"), &socket).expect("rename");
+    running.signal(15);
+    running.wait().code(0);
+    assert!(socket.exists());
 }
 
 /// `podwright run` on a machine whose daemon serves on the node's socket.
