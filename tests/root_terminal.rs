@@ -74,6 +74,41 @@ fn running(machine: &Machine, text: &str, more: &str) -> Running {
     run
 }
 
+const STREAMS: &str = "for n in 0 1 2; do readlink /proc/self/fd/$n; done";
+
+#[test]
+fn a_command_without_a_terminal_has_neither_ours_nor_a_file_of_the_host() {
+    let machine = Machine::with_busybox();
+    let run = running(&machine, "trap 'exit 0' TERM; while :; do sleep 0.1; done", "");
+    let command = format!("{STREAMS}; read line; echo got $line; echo do''ne >&2");
+    let mut typed = Typed::new(&machine, &["exec", "-i", "p", "--", "sh", "-c", &command]);
+    typed.types("what is typed\r");
+    typed.until("got what is typed");
+    typed.until("done");
+    assert_eq!(typed.ended().code(), Some(0));
+    assert_eq!(typed.shown.matches("pipe:[").count(), 3, "{}", typed.shown);
+    assert!(typed.modes().contains(" icanon"), "{}", typed.modes());
+
+    let dir = machine.dir("files");
+    let (input, output) = (dir.join("in"), dir.join("out"));
+    std::fs::write(&input, "a line\n").expect("write");
+    let into = |output: File| {
+        let command = format!("{STREAMS}; cat; echo first; echo then >&2");
+        let mut exec = machine.podwright(["exec", "-i", "p", "--", "sh", "-c", &command]);
+        exec.stdin(File::open(&input).expect("open")).stderr(output.try_clone().expect("dup")).stdout(output);
+        exec.status().expect("podwright")
+    };
+    assert_eq!(into(File::create(&output).expect("create")).code(), Some(0));
+    let text = std::fs::read_to_string(&output).expect("read");
+    assert_eq!(text.matches("pipe:[").count(), 3, "{text}");
+    assert!(text.ends_with("]\na line\nfirst\nthen\n"), "{text}");
+    // What cannot be written is an error of ours, not a success.
+    assert_eq!(into(File::options().write(true).open("/dev/full").expect("open")).code(), Some(125));
+    run.signal(15);
+    run.wait().code(0);
+    machine.assert_as_before();
+}
+
 #[test]
 fn a_shell_has_this_terminal_and_leaves_it_as_it_was() {
     let machine = Machine::with_busybox();

@@ -1,16 +1,14 @@
 //! `podwright exec`: a command in a container, with this one's streams or a terminal. Without a daemon in between: it asks the pod's shim.
 
 use super::terminal::{self, Left, Own};
-use super::{Session, find, units};
+use super::{Session, find, streams, units};
 use crate::engine::Engine;
-use crate::engine::exec::{ExecConfig, Streams};
+use crate::engine::exec::ExecConfig;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ContainerId;
 use crate::state::record::ExitStatus;
 use crate::sys::async_fd::AsyncFile;
 use crate::wire::{Failure, UserChoice};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +70,10 @@ pub(super) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
         let timed = config.timeout > Duration::ZERO;
         let id = &container.record.id;
         let ended = match args.tty {
-            false => found.engine.try_exec(id, config, streams(args.interactive)?).await,
+            false => {
+                let (streams, copies) = streams::new(args.interactive)?;
+                copies.during(found.engine.try_exec(id, config, streams)).await?
+            }
             true => match with_terminal(&found.engine, id, config, args.interactive).await? {
                 Left::Signaled(code) => return Ok(code),
                 Left::Detached => return Ok(0), // it is not looked for
@@ -107,15 +108,6 @@ fn config(args: &ExecArgs) -> Result<ExecConfig> {
         user: args.user.as_ref().map(|user| UserChoice { user: user.clone(), ..UserChoice::default() }),
         timeout: timeout.unwrap_or_default(),
     })
-}
-
-fn streams(interactive: bool) -> Result<Streams> {
-    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context(|| "duplicate a standard stream");
-    let stdin: OwnedFd = match interactive {
-        true => own(std::io::stdin().as_fd())?,
-        false => File::open("/dev/null").context(|| "open /dev/null")?.into(),
-    };
-    Ok(Streams { stdin, stdout: own(std::io::stdout().as_fd())?, stderr: own(std::io::stderr().as_fd())? })
 }
 
 /// Joins this terminal with one of the container's. After a signal nobody waits for the command, and its shim kills it.

@@ -42,6 +42,7 @@ mod save;
 mod stats;
 mod status;
 mod stop;
+mod streams;
 mod terminal;
 mod unit;
 mod units;
