@@ -80,7 +80,7 @@ pub static METADATA: Object = Object {
         ("uid", H),
         ("labels", H),
         ("annotations", H),
-        ("generateName", R("give metadata.name")),
+        ("generateName", N("metadata.name is what counts")),
         ("creationTimestamp", SERVER),
         ("deletionTimestamp", SERVER),
         ("deletionGracePeriodSeconds", SERVER),
