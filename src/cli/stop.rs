@@ -123,9 +123,10 @@ pub(super) async fn ask_daemon(
     let names: Vec<String> = targets.iter().map(name).collect();
     let doing = || format!("stop {}", names.join(", "));
     let Some(mut daemon) = Daemon::find(session).await.context(doing)? else {
-        let remedy = "start `podwright daemon`, which finds what runs";
-        return Err(Error::new(Kind::Unavailable, format!("the daemon that it belongs to is not up: {remedy}")))
-            .context(doing);
+        let socket = session.config.value("cri.socket");
+        let remedy = "start `podwright daemon`, which finds what runs; of one elsewhere set PODWRIGHT_CRI_SOCKET";
+        let why = format!("the daemon that it belongs to does not serve on {socket}: {remedy}");
+        return Err(Error::new(Kind::Unavailable, why)).context(doing);
     };
     for (target, name) in targets.iter().zip(&names) {
         let (found, container) = match target {
