@@ -209,13 +209,8 @@ fn container(pod: &PodStatus, container: &ContainerStatus, stats: &Stats, now_ns
     sheet.add("container_spec_cpu_shares", &[], Some(resources.cpu_shares).filter(|n| *n != 0));
     let memory = set(resources.memory_limit_bytes);
     sheet.add("container_spec_memory_limit_bytes", &[], memory);
-    // The request's is of memory and swap together; a memory limit alone allows no swap.
-    let both = set(resources.memory_swap_limit_bytes).or(memory);
-    sheet.add(
-        "container_spec_memory_swap_limit_bytes",
-        &[],
-        both.zip(memory).map(|(both, memory)| both.saturating_sub(memory)),
-    );
+    // As the kernel has it: a request names it together with the memory, or, as a kubelet does, by its file.
+    sheet.add("container_spec_memory_swap_limit_bytes", &[], stats.swap.as_ref().and_then(|swap| swap.limit_bytes));
     sheet
 }
 
