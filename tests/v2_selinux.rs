@@ -4,11 +4,11 @@
 mod fixtures;
 
 use fixtures::cri::{Node, log_text, script};
-use fixtures::machine::{Machine, ask};
+use fixtures::machine::{Machine, PATIENCE, ask, until};
 use podwright::criapi::*;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -475,6 +475,98 @@ async fn containers_of_other_runtimes_have_the_same_labels() {
         let whole = "echo x > /made && echo x > /dev/shm/f && cat /etc/hosts >/dev/null && exec sleep 1000";
         let labels = labels(&mut node, &pod, &sandbox, script("c", whole)).await;
         assert_eq!(labels, [expected.clone(), expected.clone(), expected], "{handler}");
+        node.remove_pod(&pod).await.expect("remove");
+    }
+    node.assert_clean().await;
+}
+
+/// Changes a bundle's files of these names, by a word of sed, before a runtime reads them.
+fn heedless(files: &str, word: &str) -> String {
+    format!("for f in {files}; do [ ! -f $f ] || sed -i -e '{word}' $f; done")
+}
+
+/// Processes whose command line has this word.
+fn with_word(word: &str) -> Vec<u32> {
+    let has = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|w| w == word.as_bytes()))
+    };
+    fixtures::machine::pids().filter(has).collect()
+}
+
+#[tokio::test]
+async fn a_program_that_another_runtime_started_without_its_label_is_killed_and_its_start_has_failed() {
+    load();
+    let mut machine = Machine::with_busybox();
+    machine.globals.clear();
+    // Each is crun, and does something to what it is told before.
+    let gone = "s/\"selinuxLabel\":\"[^\"]*\"/\"x\":\"\"/";
+    let another = "s/:container_t:/:container_other_t:/";
+    let handlers = [
+        ("heeds", String::new()),
+        ("forgets", heedless("config.json", gone)),
+        ("takes-another", heedless("config.json", another)),
+        // crun takes the container's own where an exec has none.
+        ("takes-another-in-execs", heedless("exec-*.json", another)),
+    ];
+    let mut tables = String::new();
+    for (name, before) in &handlers {
+        let program = machine.temp.path().join(name);
+        fs::write(&program, format!("#!/bin/sh\n{before}\nexec /usr/bin/crun \"$@\"\n")).expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        tables.push_str(&format!("[runtimes.{name}]\npath = \"{}\"\n", program.display()));
+    }
+    let config = machine.temp.path().join("config.toml");
+    fs::write(&config, tables).expect("write");
+    let mut node = Node::of(machine, |command| {
+        command.env("PODWRIGHT_CONFIG", &config);
+    })
+    .await;
+    // Soon, for the answer does not wait for the kernel to have done it.
+    let killed = |word: &str| {
+        until(PATIENCE, || if with_word(word).is_empty() { Ok(()) } else { Err(format!("sleep {word} runs on")) });
+    };
+    for (number, (handler, _)) in (0..).zip(&handlers) {
+        let sandbox = sandbox(&node, handler, |_| {});
+        let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: (*handler).to_owned() };
+        let pod = node.runtime.run_pod_sandbox(request).await.expect("run").into_inner().pod_sandbox_id;
+        let level = level(&mut node, &pod).await;
+        let expected = format!("system_u:system_r:container_t:{level}");
+        let found = match *handler {
+            "takes-another" | "takes-another-in-execs" => format!("system_u:system_r:container_other_t:{level}"),
+            _ => format!("system_u:system_r:kernel_t:{ALL}"),
+        };
+        let refused = |e: &tonic::Status| {
+            let said = e.message();
+            assert!(said.contains(&expected) && said.contains(&found), "{handler}: {said}");
+            assert!(said.contains("process.selinuxLabel"), "{handler}: {said}");
+        };
+        // One that runs on, and one that has ended before anybody could look.
+        let (lasts, ends) = (format!("{}", 100_000 + number), "true".to_owned());
+        for (name, text) in [("lasts", format!("exec sleep {lasts}")), ("ends", ends)] {
+            let id = node.create(&pod, script(name, &text), sandbox.clone()).await.expect("create");
+            let started = node.start_container(&id).await;
+            if matches!(*handler, "heeds" | "takes-another-in-execs") {
+                started.unwrap_or_else(|e| panic!("{handler}: {e}"));
+            } else {
+                refused(&started.expect_err(handler));
+                killed(&lasts);
+            }
+            if name == "lasts" && *handler == "takes-another-in-execs" {
+                for word in ["200000", "true"] {
+                    refused(
+                        &node
+                            .exec(&id, &["sh", "-c", &format!("sleep {word} || {word}")], 0)
+                            .await
+                            .expect_err("an exec"),
+                    );
+                    killed("200000");
+                }
+                let status = node.status(&id).await.expect("status");
+                assert_eq!(status.state(), ContainerState::ContainerRunning, "the container is as it should be");
+            }
+            node.stop_container(&id, 0).await.expect("stop");
+            node.remove_container(&id).await.expect("remove");
+        }
         node.remove_pod(&pod).await.expect("remove");
     }
     node.assert_clean().await;

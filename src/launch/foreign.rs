@@ -8,6 +8,7 @@
 //!
 //! Not here: signals and cgroup.kill, limits, statistics: they are the kernel's, and the same whoever made the process.
 
+use super::foreign_label;
 use super::foreign_mounts::{self, View, image_volumes};
 use super::foreign_oci::{self, Facts, ROOT, SHM};
 use super::plan::Plan;
@@ -26,7 +27,7 @@ use crate::sys::{clone, confine};
 use crate::sys::{exec, fs, pidfd, session, socket};
 use crate::wire::{self, Launch, Runtime};
 use serde::Deserialize;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -180,6 +181,8 @@ impl<'a> Bundle<'a> {
         }
         foreign_mounts::check_read_only(&plan, child.pidfd.as_fd(), child.process.pid)?;
         self.call(&["start"], &ChildStdio::Terminal, None, None, until)?;
+        let label = plan.process.selinux.as_deref().map(CStr::to_string_lossy);
+        foreign_label::check(&child, label.as_deref(), until)?;
         Ok(Started { child, user, terminal, warnings: Vec::new() })
     }
 
@@ -212,6 +215,7 @@ impl<'a> Bundle<'a> {
         words.extend(listener.iter().flat_map(|console| ["--console-socket", console.name]));
         let started = self.call(&words, stdio, None, Some(oom_score_adj), until).and_then(|()| {
             let child = self.child(&pid)?;
+            foreign_label::check(&child, document["selinuxLabel"].as_str(), until)?;
             Ok((child, listener.map(|console| console.master()).transpose()?))
         });
         for file in [process, pid, console] {

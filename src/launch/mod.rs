@@ -9,7 +9,8 @@
 //! * `init`   the child's half: the plan in its order, each step with the reason for its place; `attach` its mounts, `confine`
 //!   what it may not do any more, which execs have in common; `report` and `explain` what it tells
 //! * `seccomp`, `devices`  filters of system calls and of devices, compiled here
-//! * `foreign`  the same by another OCI runtime's program; `foreign_oci` what that is given, `foreign_mounts` with what in place
+//! * `foreign`  the same by another OCI runtime's program; `foreign_oci` what that is given, `foreign_mounts` with what in place,
+//!   `foreign_label` whether its programs have their label
 //! * `exec`   a further process in a running container; `pause` the pod's first; `reaper` an own init before the app
 //!
 //! Cgroups are made elsewhere ([`crate::cgroup`]); here a directory fd is cloned into. What a container may be asked to be is
@@ -21,6 +22,7 @@ pub mod devices;
 pub mod exec;
 mod explain;
 pub mod foreign;
+mod foreign_label;
 mod foreign_mounts;
 mod foreign_oci;
 mod image_volume;

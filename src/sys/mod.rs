@@ -55,7 +55,9 @@ pub use inherit::{ignore_file_size_signal, inherit_fd};
 pub use memory::{forget_program, malloc_trim, memchr};
 
 pub use param::page_bytes;
-pub use process::{CommandLine, append_line, cpu_time, ended_children, is_root, kill_self, parent_of, start_time};
+pub use process::{
+    CommandLine, append_line, cpu_time, ended_children, has_executed, is_root, kill_self, parent_of, start_time,
+};
 pub use random::random;
 pub use seccomp::{
     SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SockFilter,

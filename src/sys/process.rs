@@ -38,6 +38,16 @@ pub fn parent_of(pid: u32) -> io::Result<u32> {
     stat_field(pid, 4)
 }
 
+/// Whether a process has executed a program since it was forked; of a zombie, whether it had. `PF_FORKNOEXEC` (linux/sched.h, the same since
+/// Linux 2.4) of field 9 of /proc/pid/stat, proc_pid_stat(5).
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when there is no such process.
+pub fn has_executed(pid: u32) -> io::Result<bool> {
+    const PF_FORKNOEXEC: u32 = 0x40;
+    Ok(stat_field::<u32>(pid, 9)? & PF_FORKNOEXEC == 0)
+}
+
 /// A field from the fourth to the twenty-second.
 fn stat_field<T: std::str::FromStr>(pid: u32, number: usize) -> io::Result<T> {
     /// More than field 22 can be away from the start: a pid, 64 bytes of a name, and twenty numbers.
@@ -144,5 +154,22 @@ mod tests {
     fn a_process_has_a_start_time_and_a_dead_one_has_none() {
         assert!(super::start_time(std::process::id()).expect("ourselves") > 0);
         assert!(super::start_time(u32::MAX >> 2).is_err());
+    }
+
+    #[test]
+    fn a_process_that_has_executed_is_told_from_one_that_was_forked_only() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+        // A shell, and a fork of it that does not get further before its input has ended.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec 3<&0; ( read -r line <&3; exec true ) & echo $!; wait"]);
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let fork = line.trim().parse().expect("a pid");
+        assert!(super::has_executed(shell.id()).expect("there"));
+        assert!(!super::has_executed(fork).expect("there"));
+        drop(shell.stdin.take());
+        assert!(shell.wait().expect("wait").success());
     }
 }
