@@ -2,12 +2,16 @@
 //! labels that pods get, and what the kernel keeps apart by them. Run with hack/vm; hack/test says how it is booted.
 
 mod fixtures;
+mod shim_client;
 
 use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{Machine, PATIENCE, ask, until};
 use podwright::criapi::*;
+use podwright::state::spec::SpecText;
+use podwright::wire::Reply;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -570,6 +574,46 @@ async fn a_program_that_another_runtime_started_without_its_label_is_killed_and_
         node.remove_pod(&pod).await.expect("remove");
     }
     node.assert_clean().await;
+}
+
+#[test]
+fn an_own_init_and_its_program_have_the_containers_label() {
+    load();
+    // Where files have the label that those of a shim have, which is executed from memory.
+    let binary =
+        std::env::var_os("PODWRIGHT_BIN").map_or_else(|| env!("CARGO_BIN_EXE_podwright").into(), PathBuf::from);
+    let memory = tempfile::tempdir_in("/dev/shm").expect("tempdir");
+    let program = memory.path().join("podwright");
+    fs::copy(binary, &program).expect("copy");
+    assert!(label(&program).contains(":tmpfs_t:"), "{}", label(&program));
+    let mut pod = shim_client::Pod::up(&program, None);
+    for no_new_privileges in [true, false] {
+        let says = "cat /proc/1/attr/current; echo; cat /proc/1/cmdline; echo; cat /proc/self/attr/current; echo; \
+                    echo $$; exec sleep 1000";
+        let (mut launch, cgroup) = pod.launch(&["/bin/busybox", "sh", "-c", says]);
+        let id = launch.container.clone();
+        let expected = "system_u:system_r:container_t:s0:c5,c6";
+        let mut spec = launch.spec.value();
+        spec["process"]["selinuxLabel"] = expected.into();
+        spec["process"]["noNewPrivileges"] = no_new_privileges.into();
+        spec["linux"]["mountLabel"] = "system_u:object_r:container_file_t:s0:c5,c6".into();
+        launch.spec = SpecText::of(&spec).expect("JSON");
+        launch.init = true;
+        let (reply, _) = pod.start_launch(launch, &cgroup);
+        let Reply::Started(state) = reply else { panic!("{reply:?}") };
+        assert_eq!(text(format!("/proc/{}/attr/current", state.process.process.pid)), expected);
+        // It runs when its start is answered; its words come later.
+        shim_client::eventually("it says it all", || pod.logged(&id).len() >= 4);
+        let said = pod.logged(&id).join("\n").replace('\0', " ");
+        let lines: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("stdout F ")).map(str::trim).collect();
+        assert_eq!((lines[0], lines[2]), (expected, expected), "{said}");
+        assert!(lines[1].starts_with("podwright-init ") && lines[3] != "1", "{said}");
+        let (_, number, mut output) = pod.exec(&id, "cat /proc/self/attr/current", std::time::Duration::ZERO);
+        let mut exec = String::new();
+        output.read_to_string(&mut exec).expect("read");
+        assert!(matches!(pod.client.answer(number).0, Reply::Executed(_)), "{exec}");
+        assert_eq!(exec.trim_end_matches(['\0', '\n']), expected);
+    }
 }
 
 #[tokio::test]
