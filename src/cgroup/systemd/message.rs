@@ -51,12 +51,12 @@ pub type Properties = Vec<(&'static str, Value)>;
 /// A message that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// The answer to the call of that serial.
-    Return { to: u32 },
+    /// The answer to the call of that serial; the object that it names first, which is the job of a call that makes one.
+    Return { to: u32, job: Option<String> },
     /// The same, as an error: its name and what it says.
     Error { to: u32, name: String, text: String },
-    /// The manager's `JobRemoved`: the job of that unit has ended so.
-    JobRemoved { unit: String, result: String },
+    /// The manager's `JobRemoved`: that job, of that unit, has ended so.
+    JobRemoved { job: String, unit: String, result: String },
     /// Anything else.
     Other,
 }
@@ -274,15 +274,18 @@ pub fn decode(message: &[u8]) -> Result<Incoming> {
         Reader { bytes: message.get(..whole).ok_or_else(|| malformed("it ends in the middle"))?, at: fields_end };
     body.take(0, 8)?;
     Ok(match fixed[1] {
-        METHOD_RETURN => Incoming::Return { to },
+        METHOD_RETURN => {
+            let job = if signature.starts_with('o') { Some(body.text()?.to_owned()) } else { None };
+            Incoming::Return { to, job }
+        }
         ERROR => {
             let text = if signature.starts_with('s') { body.text()? } else { "" };
             Incoming::Error { to, name: error_name.to_owned(), text: text.to_owned() }
         }
         SIGNAL if interface == "org.freedesktop.systemd1.Manager" && member == "JobRemoved" && signature == "uoss" => {
             body.u32()?;
-            body.text()?;
-            Incoming::JobRemoved { unit: body.text()?.to_owned(), result: body.text()?.to_owned() }
+            let mut text = || body.text().map(str::to_owned);
+            Incoming::JobRemoved { job: text()?, unit: text()?, result: text()? }
         }
         _ => Incoming::Other,
     })
@@ -316,9 +319,13 @@ pub mod made {
         message.0
     }
 
-    pub fn answer(to: u32) -> Vec<u8> {
+    fn path_of(job: u32) -> String {
+        format!("/org/freedesktop/systemd1/job/{job}")
+    }
+
+    pub fn answer(to: u32, job: u32) -> Vec<u8> {
         let mut body = Writer::default();
-        body.text("/org/freedesktop/systemd1/job/9");
+        body.text(&path_of(job));
         message(METHOD_RETURN, &[(SIGNATURE, "g", "o")], Some(to), &body.0)
     }
 
@@ -328,10 +335,10 @@ pub mod made {
         message(ERROR, &[(ERROR_NAME, "s", name), (SIGNATURE, "g", "s")], Some(to), &body.0)
     }
 
-    pub fn removed(unit: &str, result: &str) -> Vec<u8> {
+    pub fn removed(job: u32, unit: &str, result: &str) -> Vec<u8> {
         let mut body = Writer::default();
-        body.u32(9);
-        for text in ["/org/freedesktop/systemd1/job/9", unit, result] {
+        body.u32(job);
+        for text in [path_of(job).as_str(), unit, result] {
             body.text(text);
         }
         let manager = (INTERFACE, "s", "org.freedesktop.systemd1.Manager");
@@ -371,17 +378,18 @@ mod tests {
 
     #[test]
     fn answers_and_the_end_of_a_job_are_read() {
-        assert_eq!(decode(&made::answer(5)).expect("a message"), Incoming::Return { to: 5 });
+        let job = || "/org/freedesktop/systemd1/job/9".to_owned();
+        assert_eq!(decode(&made::answer(5, 9)).expect("a message"), Incoming::Return { to: 5, job: Some(job()) });
         let (name, text) = ("org.freedesktop.systemd1.UnitExists", "Unit x was already loaded");
         let error = Incoming::Error { to: 5, name: name.to_owned(), text: text.to_owned() };
         assert_eq!(decode(&made::error(5, name, text)).expect("a message"), error);
-        let removed = Incoming::JobRemoved { unit: "a.scope".to_owned(), result: "done".to_owned() };
-        assert_eq!(decode(&made::removed("a.scope", "done")).expect("a message"), removed);
+        let removed = Incoming::JobRemoved { job: job(), unit: "a.scope".to_owned(), result: "done".to_owned() };
+        assert_eq!(decode(&made::removed(9, "a.scope", "done")).expect("a message"), removed);
     }
 
     #[test]
     fn what_is_no_message_is_an_error_and_no_panic() {
-        let whole = made::removed("a.scope", "done");
+        let whole = made::removed(9, "a.scope", "done");
         for end in 0..whole.len() {
             assert!(decode(&whole[..end]).is_err(), "{end}");
         }

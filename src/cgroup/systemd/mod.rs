@@ -22,6 +22,8 @@ pub const PRIVATE_SOCKET: &str = "/run/systemd/private";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer to the greeting, in bytes: `OK` and 32 digits.
 const MAX_GREETING_BYTES: usize = 512;
+/// Ends of jobs of one unit that are remembered during a call: there is one as a rule.
+const MAX_JOBS: usize = 256;
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
@@ -146,24 +148,38 @@ impl Systemd {
         }
     }
 
-    /// Makes a call that starts a job of `unit`, and waits for the end of both.
+    /// Makes a call that starts a job of `unit`, and waits for the end of both. Others may have jobs of that unit as well, which are cancelled by this
+    /// one or come after it: what became of those is no answer.
     fn job(&mut self, member: &str, signature: &str, body: &[u8], unit: &str) -> Result<Answer> {
         self.serial += 1;
         let serial = self.serial;
         self.write(&message::call(serial, member, signature, body))?;
-        let (mut answered, mut ended) = (false, false);
-        while !(answered && ended) {
+        // The end of a job may come before the answer that names it.
+        let (mut own, mut ended) = (None, Vec::new());
+        loop {
             match self.receive()? {
-                Incoming::Return { to } if to == serial => answered = true,
+                Incoming::Return { to, job } if to == serial => {
+                    own =
+                        Some(job.ok_or_else(|| Error::internal(format!("systemd's answer to {member} names no job")))?);
+                }
                 Incoming::Error { to, name, text } if to == serial => return Ok(Answer::Refused { name, text }),
-                Incoming::JobRemoved { unit: of, result } if of == unit => match result.as_str() {
-                    "done" => ended = true,
-                    _ => return Ok(Answer::Refused { name: String::new(), text: format!("its job ended: {result}") }),
-                },
+                Incoming::JobRemoved { job, unit: of, result } if of == unit => {
+                    if ended.len() == MAX_JOBS {
+                        return Err(Error::exhausted(format!("{unit} has had more than {MAX_JOBS} jobs meanwhile")));
+                    }
+                    ended.push((job, result));
+                }
                 _ => {} // of other units, which systemd tells everybody
             }
+            let result = ended.iter().find(|(job, _)| own.as_ref() == Some(job)).map(|(_, result)| result.as_str());
+            match result {
+                None => {}
+                Some("done") => return Ok(Answer::Done),
+                Some(other) => {
+                    return Ok(Answer::Refused { name: String::new(), text: format!("its job ended: {other}") });
+                }
+            }
         }
-        Ok(Answer::Done)
     }
 
     fn receive(&mut self) -> Result<Incoming> {
@@ -301,7 +317,8 @@ mod tests {
     #[test]
     fn a_scope_is_there_when_its_own_job_is_done() {
         // The job may end before its call is answered, and others end all the time.
-        let answers = vec![made::removed("other.scope", "failed"), made::removed("p.scope", "done"), made::answer(1)];
+        let answers =
+            vec![made::removed(8, "other.scope", "failed"), made::removed(9, "p.scope", "done"), made::answer(1, 9)];
         let (temp, player) = played(vec![answers]);
         let mut systemd = Systemd::connect(&temp.path().join("private")).expect("connect");
         assert!(systemd.start(&scope()).expect("started"));
@@ -315,7 +332,8 @@ mod tests {
     #[test]
     fn a_slice_that_is_there_already_is_taken_as_it_is_and_a_scope_is_not() {
         let exists = |to| made::error(to, UNIT_EXISTS, "Unit a-b.slice was already loaded");
-        let (temp, player) = played(vec![vec![exists(1)], vec![made::answer(2), made::removed("p.scope", "done")]]);
+        let (temp, player) =
+            played(vec![vec![exists(1)], vec![made::answer(2, 9), made::removed(9, "p.scope", "done")]]);
         let mut systemd = Systemd::connect(&temp.path().join("private")).expect("connect");
         assert!(systemd.start(&scope()).expect("started"));
         assert!(!contains(&player.join().expect("joined")[1], "StopWhenUnneeded"));
@@ -329,7 +347,7 @@ mod tests {
     #[test]
     fn what_systemd_refuses_is_told_in_its_words() {
         let denied = made::error(1, "org.freedesktop.DBus.Error.AccessDenied", "Permission denied");
-        let failed = vec![made::answer(1), made::removed("p.scope", "failed")];
+        let failed = vec![made::answer(1, 9), made::removed(9, "p.scope", "failed")];
         for (answers, said) in [(vec![denied], "Permission denied"), (failed, "its job ended: failed")] {
             let (temp, player) = played(vec![answers]);
             let mut systemd = Systemd::connect(&temp.path().join("private")).expect("connect");
@@ -337,6 +355,27 @@ mod tests {
             assert!(e.contains(said) && e.contains("start p.scope in a-b.slice"), "{e}");
             player.join().expect("joined");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_another_job_of_the_same_unit_is_no_answer() {
+        // The start of somebody else's, which is cancelled by this stop; before the answer that names its own, and after it.
+        let canceled = || made::removed(8, "p.scope", "canceled");
+        let done = || made::removed(9, "p.scope", "done");
+        for answers in [vec![canceled(), made::answer(1, 9), done()], vec![made::answer(1, 9), canceled(), done()]] {
+            let (temp, player) = played(vec![answers]);
+            let mut systemd = Systemd::connect(&temp.path().join("private")).expect("connect");
+            systemd.stop("p.scope").expect("its own is done");
+            player.join().expect("joined");
+        }
+        // That another one is done is not enough.
+        let answers =
+            vec![made::removed(8, "p.scope", "done"), made::answer(1, 9), made::removed(9, "p.scope", "failed")];
+        let (temp, player) = played(vec![answers]);
+        let mut systemd = Systemd::connect(&temp.path().join("private")).expect("connect");
+        let e = systemd.stop("p.scope").expect_err("its own has failed").to_string();
+        assert!(e.contains("its job ended: failed"), "{e}");
+        player.join().expect("joined");
     }
 
     #[test]
