@@ -10,6 +10,8 @@ const HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
+/// What is dumped was changed in the middle: the answer has something twice, or lacks it.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Answer when it is done.
 pub const ACK: u16 = 4;
 /// All of them: NLM_F_ROOT and NLM_F_MATCH.
@@ -29,6 +31,9 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const ANSWER_BYTES: usize = 64 << 10;
 /// The most datagrams that one exchange reads: some 10^7 routes.
 const MAX_DATAGRAMS: usize = 1 << 16;
+/// How often a dump is asked for that is changed in the middle. It takes milliseconds, and who changes much, like a kube-proxy, does so some
+/// times a second.
+const MAX_DUMPS: usize = 16;
 
 // errno-base.h and errno.h.
 pub const ENOENT: i32 = 2;
@@ -145,8 +150,16 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// The messages that answered, and what was refused, by its place.
-type Exchange = (Vec<Answer>, Vec<(usize, Refusal)>);
+/// What came of some requests.
+#[derive(Debug, Default)]
+struct Exchange {
+    /// The messages that answered.
+    answers: Vec<Answer>,
+    /// What was refused, by its place.
+    refused: Vec<(usize, Refusal)>,
+    /// The answers are not of one moment.
+    interrupted: bool,
+}
 
 /// A connection to one part of the kernel, in one network namespace.
 #[derive(Debug)]
@@ -179,7 +192,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::send`].
     pub fn send_until(&mut self, messages: Vec<Message>, answered: usize) -> Result<Vec<(usize, Refusal)>> {
-        Ok(self.exchange(messages, answered)?.1)
+        Ok(self.exchange(messages, answered)?.refused)
     }
 
     /// As [`Socket::send`], where nothing may be refused.
@@ -190,12 +203,13 @@ impl Socket {
         self.send(messages)?.into_iter().next().map_or(Ok(()), |(_, refusal)| Err(refusal.into()))
     }
 
-    /// Sends one request, and reads the messages that answer it.
+    /// Sends one request, and reads the messages that answer it: again when what they list was changed meanwhile.
     ///
     /// # Errors
-    /// What the kernel has against it.
+    /// What the kernel has against it; `Unavailable` for a list that is changed each time.
     pub fn ask(&mut self, message: Message) -> Result<Result<Vec<Answer>, Refusal>> {
-        let (answers, mut refused) = self.exchange(vec![message], 0)?;
+        let Exchange { answers, mut refused, .. } =
+            until_whole(&message.what, || self.exchange(vec![message.clone()], 0))?;
         Ok(if refused.is_empty() { Ok(answers) } else { Err(refused.remove(0).1) })
     }
 
@@ -220,36 +234,63 @@ impl Socket {
         let bytes: Vec<u8> = messages.iter().flat_map(|message| message.bytes.iter().copied()).collect();
         self.socket.send(&bytes).context(doing)?;
         self.buffer.resize(ANSWER_BYTES, 0);
-        let (mut answers, mut refused) = (Vec::new(), Vec::new());
+        let mut exchange = Exchange::default();
         for _ in 0..MAX_DATAGRAMS {
             let received = self.socket.receive(&mut self.buffer).context(|| "no answer").context(doing)?;
-            let mut rest = &self.buffer[..received];
-            while let Some((header, body, after)) = split(rest) {
-                rest = after;
-                let (kind, sequence) = (u16::from_ne_bytes([header[4], header[5]]), word(&header[8..]));
-                let place = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                let Some(message) = messages.get(place) else { continue }; // of an exchange that was given up
-                match kind {
-                    NLMSG_ERROR => {
-                        let errno = i32::from_ne_bytes(word(body).to_ne_bytes()).wrapping_neg();
-                        if errno != 0 {
-                            let text = ext_ack(header, body);
-                            refused.push((place, Refusal { what: message.what.clone(), errno, text }));
-                        }
-                    }
-                    NLMSG_DONE => {}
-                    kind => {
-                        answers.push(Answer { kind, body: body.to_vec() });
-                        continue;
-                    }
-                }
-                if place == answered {
-                    return Ok((answers, refused));
-                }
+            if exchange.take(&self.buffer[..received], first, &messages, answered) {
+                return Ok(exchange);
             }
         }
         Err(Error::exhausted(format!("{}: an answer without end", doing())))
     }
+}
+
+impl Exchange {
+    /// Reads a datagram of answers; whether the message at `answered` is. `first`: the sequence number of the first one.
+    fn take(&mut self, datagram: &[u8], first: u32, messages: &[Message], answered: usize) -> bool {
+        let mut rest = datagram;
+        while let Some((header, body, after)) = split(rest) {
+            rest = after;
+            let (kind, sequence) = (u16::from_ne_bytes([header[4], header[5]]), word(&header[8..]));
+            let place = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+            let Some(message) = messages.get(place) else { continue }; // of an exchange that was given up
+            match kind {
+                // Its flags are of another kind.
+                NLMSG_ERROR => {
+                    let errno = i32::from_ne_bytes(word(body).to_ne_bytes()).wrapping_neg();
+                    if errno != 0 {
+                        let text = ext_ack(header, body);
+                        self.refused.push((place, Refusal { what: message.what.clone(), errno, text }));
+                    }
+                }
+                kind => {
+                    self.interrupted |= u16::from_ne_bytes([header[6], header[7]]) & NLM_F_DUMP_INTR != 0;
+                    if kind != NLMSG_DONE {
+                        self.answers.push(Answer { kind, body: body.to_vec() });
+                        continue;
+                    }
+                }
+            }
+            if place == answered {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Asks until the answer is of one moment.
+fn until_whole(what: &str, mut ask: impl FnMut() -> Result<Exchange>) -> Result<Exchange> {
+    for _ in 0..MAX_DUMPS {
+        let exchange = ask()?;
+        if !exchange.interrupted {
+            return Ok(exchange);
+        }
+    }
+    Err(Error::new(
+        Kind::Unavailable,
+        format!("{what}: it was changed in the middle, {MAX_DUMPS} times one after the other"),
+    ))
 }
 
 /// Header, body and what follows of the first message.
@@ -319,6 +360,48 @@ mod tests {
         assert_eq!(attributes.get(3).map(as_text).as_deref(), Some("ab"));
         let inside = attributes.inside(4);
         assert_eq!((inside.get(5), inside.get(6), inside.get(7)), (Some(&[9][..]), Some(&[8; 5][..]), None));
+    }
+
+    /// A message of an answer.
+    fn answer(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut message = Message::new(kind, 0, "").raw(body);
+        message.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        message.finish(sequence);
+        message.bytes
+    }
+
+    #[test]
+    fn a_list_that_was_changed_in_the_middle_is_asked_for_again_and_not_for_ever() {
+        /// NLM_F_MULTI
+        const MULTI: u16 = 2;
+        let messages = [Message::new(7, DUMP, "list x")];
+        // The flag may be on a message in the middle, or on the last one only.
+        let (one, done) =
+            (|flags| answer(9, MULTI | flags, 5, &[1; 4]), |flags| answer(NLMSG_DONE, MULTI | flags, 5, &[0; 4]));
+        let cases = [
+            (vec![[one(0), one(0)].concat(), done(0)], false),
+            (vec![[one(0), one(NLM_F_DUMP_INTR)].concat(), [one(0), done(0)].concat()], true),
+            (vec![one(0), done(NLM_F_DUMP_INTR)], true),
+        ];
+        for (datagrams, interrupted) in cases {
+            let mut exchange = Exchange::default();
+            let (last, before) = datagrams.split_last().expect("some");
+            assert!(before.iter().all(|datagram| !exchange.take(datagram, 5, &messages, 0)));
+            assert!(exchange.take(last, 5, &messages, 0));
+            assert!(exchange.interrupted == interrupted && !exchange.answers.is_empty(), "{exchange:?}");
+        }
+        let mut asked = 0;
+        let mut changed = |times: usize| {
+            asked = 0;
+            until_whole("list x", || {
+                asked += 1;
+                Ok(Exchange { interrupted: asked <= times, ..Exchange::default() })
+            })
+            .map(|_| asked)
+        };
+        assert_eq!((changed(0).expect("at once"), changed(3).expect("at last")), (1, 4));
+        let e = changed(usize::MAX).expect_err("never");
+        assert!(e.kind() == Kind::Unavailable && e.to_string().contains("list x"), "{e}");
     }
 
     #[test]
