@@ -4,7 +4,7 @@
 mod fixtures;
 
 use fixtures::cri::{Node, log_text, script};
-use fixtures::machine::{Machine, ask};
+use fixtures::machine::{self, Machine, ask};
 use podwright::criapi::security_profile::ProfileType;
 use podwright::criapi::*;
 use podwright::engine::apparmor::{self, DEFAULT_PROFILE, State};
@@ -248,7 +248,7 @@ impl Drop for WithoutParser {
 }
 
 #[tokio::test]
-async fn without_a_parser_status_and_doctor_say_so_and_only_who_asks_is_refused() {
+async fn without_a_parser_status_doctor_and_a_daemons_start_say_so_and_only_who_asks_is_refused() {
     let (mut node, _alone) = node().await;
     let without = WithoutParser::new();
     let sandbox = sandbox(&node);
@@ -269,6 +269,21 @@ async fn without_a_parser_status_and_doctor_say_so_and_only_who_asks_is_refused(
     assert!(conditions.iter().all(|c| c.status || c.r#type != "RuntimeReady"), "the node is ready all the same");
     let doctor = ask(&node.machine, &["doctor"]).stdout;
     assert!(doctor.contains("podwright-default is not loaded: there is no apparmor_parser"), "{doctor}");
+
+    // A daemon says it when it starts; what asks for no profile is not told at each pod.
+    node.stop().await;
+    let plain = machine::script("cat /proc/self/attr/current", "");
+    let ran = node.machine.run(&plain);
+    assert_eq!((ran.code(0).stdout.trim(), ran.stderr.contains("AppArmor")), ("unconfined", false), "{}", ran.stderr);
+    let asks_by_manifest = machine::script("true", "securityContext: {appArmorProfile: {type: RuntimeDefault}}");
+    let refused = node.machine.run(&asks_by_manifest);
+    assert_eq!(refused.stderr.matches("there is no apparmor_parser").count(), 1, "{}", refused.stderr);
+    node.start();
+    let again = labels(&mut node, &pod, &sandbox, script("again", "exec sleep 1000")).await;
+    assert_eq!(again.0, "unconfined");
+    let said = node.stop().await;
+    assert_eq!(said.matches("there is no apparmor_parser").count(), 1, "{said}");
+    node.start();
 
     // It is installed: who asks gets it, without a restart.
     drop(without);

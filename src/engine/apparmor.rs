@@ -167,7 +167,10 @@ impl Engine {
         }
         let loaded = load().await;
         *failed = loaded.as_ref().err().map(ToString::to_string);
-        if let Err(e) = loaded {
+        // That there is no parser is no news: who asks is refused for it, and a daemon's start, its status and doctor say it to all others.
+        if let Err(e) = loaded
+            && parser().is_some()
+        {
             tracing::warn!("load AppArmor profile {DEFAULT_PROFILE}: {e}; containers run unconfined by AppArmor");
         }
     }
