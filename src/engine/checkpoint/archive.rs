@@ -101,15 +101,23 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Gives it its name.
+    /// Gives it its name. When that may not last it has none: whoever is told that there is no archive must not find one later.
     pub(super) fn name(self) -> Result<()> {
+        self.name_and(File::sync_all)
+    }
+
+    fn name_and(self, sync: impl FnOnce(&File) -> io::Result<()>) -> Result<()> {
         let Whole { target, file } = self;
+        let doing = || format!("name {}", target.path.display());
         match at::name_open(file.as_fd(), target.directory.as_fd(), &target.name) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(target.taken()),
-            named => {
-                named.and_then(|()| target.directory.sync_all()).context(|| format!("name {}", target.path.display()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(target.taken()),
+            named => named.context(doing)?,
         }
+        let Err(e) = sync(&target.directory).context(doing) else { return Ok(()) };
+        let removed = at::unlinkat(target.directory.as_fd(), &target.name, false);
+        let removed = removed.context(|| format!("remove {}, which is not to be relied on", target.path.display()));
+        Err(Error::collect(std::iter::once(e).chain(removed.err()).collect())
+            .unwrap_or_else(|| Error::internal("no error")))
     }
 }
 
@@ -247,4 +255,37 @@ pub(super) fn describe(record: &ContainerRecord, process: &ProcessRecord, work: 
         "Pid": process.process.pid,
     });
     write_json(&work.join("status.dump"), &status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_whose_name_is_not_to_be_relied_on_has_none() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let path = temp.path().join("a.tar");
+        let whole = || {
+            let target = Target::open(&path).expect("free");
+            let file = at::openat2(
+                target.directory.as_fd(),
+                Path::new("."),
+                OFlags::WRONLY | OFlags::TMPFILE,
+                MODE,
+                ResolveFlags::empty(),
+            );
+            Whole { file: File::from(file.expect("a file without a name")), target }
+        };
+        let e = whole().name_and(|_| Err(io::Error::other("the disk is gone"))).expect_err("not synced");
+        assert!(e.to_string().contains("the disk is gone") && e.to_string().contains("a.tar"), "{e}");
+        assert_eq!(temp.path().read_dir().expect("listed").count(), 0);
+        // Somebody else's in its place stays.
+        let late = whole();
+        std::fs::write(&path, "another's").expect("write");
+        assert_eq!(late.name().expect_err("taken").kind(), Kind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"another's");
+        std::fs::remove_file(&path).expect("remove");
+        whole().name().expect("named");
+        assert!(path.exists());
+    }
 }
