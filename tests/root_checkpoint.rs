@@ -378,6 +378,41 @@ async fn a_criu_that_is_missing_fails_or_hangs_leaves_nothing_and_the_container_
 }
 
 #[tokio::test]
+async fn what_could_not_be_put_back_is_tried_again_and_then_there_are_execs() {
+    let machine = Machine::with_busybox();
+    let program = machine.temp.path().join("criu");
+    let mut node = Node::of(machine, move |daemon| {
+        daemon.env("PODWRIGHT_CHECKPOINT_CRIU", program);
+    })
+    .await;
+    let archives = node.machine.dir("checkpoints");
+    let (log, id) = counting(&mut node, "p", false, false).await;
+    // What is mounted in there cannot be removed.
+    let work = "while [ $1 != --work-dir ]; do shift; done";
+    stand_in(&node, &format!("{work}; mkdir $2/held && mount -t tmpfs none $2/held; exit 3"));
+    let e = checkpoint(&mut node, &id, &archives.join("a.tar"), 60).await.expect_err("it fails");
+    let mark = node.machine.root().join("containers").join(&id).join("checkpoint");
+    assert!(e.message().contains("checkpoint: EBUSY"), "it says what is left: {e}");
+    assert!(mark.exists(), "{}", mark.display());
+    goes_on(&log);
+    let e = node.exec(&id, &["true"], 0).await.expect_err("it may be frozen again");
+    assert_eq!((e.code(), e.message().contains("is being checkpointed")), (Code::Unavailable, true), "{e}");
+    // Nobody asks for a checkpoint, or starts the daemon anew.
+    let unmounted = std::process::Command::new("umount").arg(mark.join("held")).status().expect("umount");
+    assert!(unmounted.success());
+    tokio::task::spawn_blocking(move || {
+        until(PATIENCE, || if mark.exists() { Err("it is there".to_owned()) } else { Ok(()) })
+    })
+    .await
+    .expect("joined");
+    assert_eq!(node.exec(&id, &["true"], 0).await.expect("an exec").exit_code, 0);
+    goes_on(&log);
+    assert_nothing_but(&node, &archives, &[]);
+    remove_all(&mut node).await;
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn a_criu_that_is_killed_leaves_no_network_shut() {
     let machine = Machine::with_busybox();
     let program = machine.temp.path().join("criu");

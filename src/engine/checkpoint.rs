@@ -6,11 +6,12 @@
 //! ```
 //! The container stands still so that its files are those of its memory. What was begun is in `checkpoint/` beside its writable layer: as long as
 //! that is there the cgroup may be frozen and its network shut, and whoever finds it there at a start, or at the next checkpoint, puts both
-//! back and removes it.
+//! back and removes it. What could not be put back is tried again until it is: meanwhile there are no execs.
 
 mod archive;
 mod criu;
 mod locks;
+mod task;
 
 use super::pod::{Pod, State};
 use super::run_pod::remove_tree;
@@ -28,7 +29,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long a checkpoint may take when nobody says: what a kubelet waits for one.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,6 +37,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How long a cgroup may take to stand still: a process in an uninterruptible call does not.
 const FREEZE_WAIT: Duration = Duration::from_secs(10);
+/// How long after it could not be put back that is tried again; twice as long each time, up to the second.
+const PUT_BACK_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// What is told of how checkpoints are made.
 #[derive(Debug, Clone, Default)]
@@ -66,25 +69,7 @@ impl Drop for Turn {
 }
 
 /// Until when, and whose turn it is.
-#[derive(Clone)]
-struct Task {
-    until: Instant,
-    turn: Arc<Turn>,
-}
-
-impl Task {
-    /// Waits for work that blocks, and no longer than there is time: what hangs in the kernel then is left alone with it, and keeps the turn.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let turn = self.turn.clone();
-        let work = blocking(move || {
-            let result = work();
-            drop(turn);
-            result
-        });
-        let late = |_| Err(Error::new(Kind::DeadlineExceeded, "it was not written in time"));
-        timeout_at(self.until, work).await.unwrap_or_else(late)
-    }
-}
+type Task = task::Task<Turn>;
 
 /// A cgroup whose processes stand still, until this is dropped.
 struct Frozen(Option<Cgroup>);
@@ -139,7 +124,7 @@ impl Engine {
         }
         let (subject, cgroup) = self.subject(pod, id).context(doing)?;
         let criu = criu::find(self.0.checkpoints.get().and_then(|settings| settings.criu.as_deref())).context(doing)?;
-        let task = Task { until, turn: Arc::new(self.turn(&subject.pod).context(doing)?) };
+        let task = Task::new(until, self.turn(&subject.pod).context(doing)?);
         let location = location.to_owned();
         let target = task.blocking(move || Target::open(&location)).await.context(doing)?;
         subject.pod.note(&format!("engine: checkpoint of {} begun", subject.record.config.name));
@@ -192,7 +177,10 @@ impl Engine {
     ) -> Result<()> {
         // Of a checkpoint that could not be taken back, or a daemon that was killed and whose container could not be found at the next one's start.
         let (engine, old) = (self.clone(), subject.clone());
-        task.blocking(move || engine.put_back(&old.pod, old.pause, &old.record.id)).await?;
+        if let Err(e) = task.blocking(move || engine.put_back(&old.pod, old.pause, &old.record.id)).await {
+            self.put_back_later(subject, task.late());
+            return Err(e);
+        }
         let (work, pause) = (subject.work.clone(), subject.pause);
         let locks = task.blocking(move || begin(&work, pause)).await;
         let mut left = Vec::new();
@@ -204,10 +192,13 @@ impl Engine {
             Ok(()) => Self::name_archive(subject, target, task).await,
             failed => failed,
         };
-        let work = subject.work.clone();
-        // What could not be put back is the next one's, by the mark.
-        if left.is_empty() {
+        let late = task.late();
+        if left.is_empty() && late.is_none() {
+            let work = subject.work.clone();
             left.extend(blocking(move || remove_tree(&work)).await.err());
+        }
+        if late.is_some() || !left.is_empty() {
+            self.put_back_later(subject, late);
         }
         let errors: Vec<Error> = written.err().into_iter().chain(left).collect();
         Error::collect(errors).map_or(Ok(()), Err)
@@ -262,10 +253,57 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes away what a daemon that was killed had begun: whatever it froze goes on.
-    pub(super) fn forget_checkpoint(&self, pod: &Pod, pause: Option<Process>, id: &ContainerId) {
+    /// Takes away what a daemon that was killed had begun: whatever it froze goes on. Within the runtime.
+    pub(super) fn forget_checkpoint(&self, pod: &Arc<Pod>, pause: Option<Process>, id: &ContainerId) {
         if let Err(e) = self.put_back(pod, pause, id) {
             tracing::warn!("container {}: {e}", id.short());
+            let (engine, pod, id) = (self.clone(), pod.clone(), id.clone());
+            tokio::spawn(async move { engine.put_back_again(&pod, pause, &id).await });
+        }
+    }
+
+    /// Puts a container back after its call was answered; when all that is still at work for it has ended, which may make the mark anew.
+    fn put_back_later(&self, subject: &Subject, late: Option<task::Late<Turn>>) {
+        let (engine, Subject { pod, record, pause, .. }) = (self.clone(), subject.clone());
+        tokio::spawn(async move {
+            if let Some(late) = late {
+                let _turn = late.ended().await;
+                if engine.try_to_put_back(&pod, pause, &record.id).await {
+                    return;
+                }
+            }
+            engine.put_back_again(&pod, pause, &record.id).await;
+        });
+    }
+
+    /// Tries it until it is done: as long as it is not, there are no execs. Not while a checkpoint is made, which does it first of all.
+    async fn put_back_again(&self, pod: &Arc<Pod>, pause: Option<Process>, id: &ContainerId) {
+        let [mut wait, longest] = PUT_BACK_AGAIN;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = longest.min(wait * 2);
+            let Ok(_turn) = self.turn(pod) else { continue };
+            if self.try_to_put_back(pod, pause, id).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether it is, or is gone.
+    async fn try_to_put_back(&self, pod: &Arc<Pod>, pause: Option<Process>, id: &ContainerId) -> bool {
+        let (engine, of, container) = (self.clone(), pod.clone(), id.clone());
+        match blocking(move || engine.put_back(&of, pause, &container)).await {
+            Ok(()) => {
+                pod.note("engine: put back after a checkpoint");
+                true
+            }
+            Err(e) => {
+                tracing::warn!(
+                    "container {} is not as it was before its checkpoint, and has no execs: {e}",
+                    id.short()
+                );
+                false
+            }
         }
     }
 
