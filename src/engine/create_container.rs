@@ -72,7 +72,7 @@ impl Engine {
     ) -> Result<(ContainerId, Vec<Change>)> {
         check(pod, &config)?;
         let labels = self.labels_of(pod, &config)?;
-        self.relabel_volumes(&labels, &config.mounts).await?;
+        self.relabel_volumes(pod, &labels, &config.mounts).await?;
         // Until the record names the layers, nothing else keeps `prune` from taking them.
         let _kept = self.0.images.hold()?;
         let image = match &config.image_id {
@@ -167,12 +167,20 @@ impl Engine {
         }
     }
 
-    /// Not for what is not confined, which sees them as they are; others may as well.
-    async fn relabel_volumes(&self, labels: &Option<SelinuxLabels>, mounts: &[Mount]) -> Result<()> {
+    /// Not for what is not confined, which sees them as they are; others may as well. Given up between two files when the pod is to end, or nobody
+    /// waits for it: what is done of it is done the next time.
+    async fn relabel_volumes(&self, pod: &Pod, labels: &Option<SelinuxLabels>, mounts: &[Mount]) -> Result<()> {
         let Some(labels) = labels.as_ref().filter(|labels| selinux::is_confined(labels)) else { return Ok(()) };
+        let waits = Arc::new(()); // goes with this future
         for mount in mounts.iter().filter(|mount| mount.selinux_relabel && mount.image.is_none()) {
             let (path, label) = (mount.host_path.clone(), labels.file.clone());
-            let relabelled = blocking(move || relabel::relabel(&path, &label)).await;
+            let (waiting, is_to_be_ended) = (Arc::downgrade(&waits), pod.is_to_be_ended());
+            let wanted = move || match (waiting.strong_count(), is_to_be_ended()) {
+                (0, _) => Err(Error::new(Kind::Unavailable, "nobody waits for it any more")),
+                (_, true) => Err(Error::precondition("the pod is being stopped")),
+                _ => Ok(()),
+            };
+            let relabelled = blocking(move || relabel::relabel(&path, &label, &wanted)).await;
             relabelled.context(|| format!("mount {:?}", mount.container_path))?;
         }
         Ok(())

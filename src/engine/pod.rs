@@ -45,6 +45,8 @@ pub struct Pod {
     pub record: Arc<PodRecord>,
     /// Held by the verb that changes this pod.
     pub verb: tokio::sync::Mutex<()>,
+    /// Held by each who is to end this pod as well, from before he waits for the verb: see [`Pod::to_be_ended`].
+    ending: Arc<()>,
     /// `None` when the shim is dead.
     shim: Mutex<Option<Shim>>,
     /// The shim's process when it is a child of this one, to be reaped.
@@ -183,6 +185,7 @@ impl Pod {
         Pod {
             record: Arc::new(record),
             verb: tokio::sync::Mutex::new(()),
+            ending: Arc::default(),
             shim: Mutex::new(None),
             child,
             deaths: Mutex::default(),
@@ -195,6 +198,19 @@ impl Pod {
 
     pub fn id(&self) -> &PodId {
         &self.record.id
+    }
+
+    /// Says that this pod is to end, for as long as what is returned lives: a verb that takes long and leaves nothing half done gives up.
+    #[must_use]
+    pub fn to_be_ended(&self) -> Arc<()> {
+        self.ending.clone()
+    }
+
+    /// Asks whether somebody waits to end it, from any thread.
+    pub fn is_to_be_ended(&self) -> impl Fn() -> bool + Send + use<> {
+        let ending = Arc::downgrade(&self.ending);
+        // Beside the pod's own; a pod that is gone has none.
+        move || ending.strong_count() != 1
     }
 
     pub fn facts(&self) -> MutexGuard<'_, Facts> {

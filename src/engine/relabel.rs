@@ -96,11 +96,12 @@ fn label_one(file: BorrowedFd<'_>, label: &str) -> std::io::Result<bool> {
     }
 }
 
-/// Gives a volume and everything in it a label. One whose file system has no labels is left as it is, as by other runtimes.
+/// Gives a volume and everything in it a label. One whose file system has no labels is left as it is, as by other runtimes. `wanted` is asked
+/// before each file; its error ends it, and those before have their label.
 ///
 /// # Errors
 /// `InvalidArgument` for a place of the host's own, `ResourceExhausted` for what is too large; what the kernel refused, naming the file.
-pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
+pub(super) fn relabel(path: &Path, label: &str, wanted: &dyn Fn() -> Result<()>) -> Result<()> {
     let real = path.canonicalize().context(|| format!("find {}", path.display()))?;
     // Also as it was given: /lib64 is one of /usr's on many hosts.
     if is_refused(path) || is_refused(&real) {
@@ -110,6 +111,7 @@ pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
         )));
     }
     let doing = || format!("give {} the label {label}", path.display());
+    wanted().map_err(|e| e.context(doing()))?;
     // Without links once more: who may rename there cannot lead this elsewhere.
     let host = File::open("/").context(doing)?;
     let below = real.strip_prefix("/").unwrap_or(&real);
@@ -118,7 +120,7 @@ pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
         return Ok(());
     }
     match directory(top.as_fd()).context(doing)? {
-        Some(top) => walk(top, label).map_err(|e| e.context(doing())),
+        Some(top) => walk(top, label, wanted).map_err(|e| e.context(doing())),
         None => Ok(()),
     }
 }
@@ -146,7 +148,7 @@ impl Level {
     }
 }
 
-fn walk(top: OwnedFd, label: &str) -> Result<()> {
+fn walk(top: OwnedFd, label: &str, wanted: &dyn Fn() -> Result<()>) -> Result<()> {
     let mut levels = vec![Level::new(top, 0).context(|| "read it")?];
     let (mut entries, until) = (0, Instant::now() + MAX_TIME);
     while let Some(level) = levels.last_mut() {
@@ -154,6 +156,7 @@ fn walk(top: OwnedFd, label: &str) -> Result<()> {
             levels.pop();
             continue;
         };
+        wanted().map_err(|e| e.context(format!("after {entries} files of it")))?;
         entries += 1;
         if entries > MAX_ENTRIES {
             return Err(Error::exhausted(format!("it has more than {MAX_ENTRIES} files")));
@@ -208,7 +211,7 @@ mod tests {
         for path in ["/srv/data", "/home/u/data", "/var/lib/kubelet/pods/x", "/run/x", "/tmp/x", "/opt/x", "/bootx"] {
             assert!(!is_refused(Path::new(path)), "{path}");
         }
-        let e = relabel(Path::new("/usr/../etc"), "l").expect_err("refused");
+        let e = relabel(Path::new("/usr/../etc"), "l", &|| Ok(())).expect_err("refused");
         assert_eq!(e.kind(), crate::error::Kind::InvalidArgument);
     }
 
@@ -232,11 +235,39 @@ mod tests {
             getxattr_of(file.expect("open").as_fd(), OsStr::new(ATTRIBUTE)).ok().flatten()
         };
         let before = of(&outside);
-        relabel(&temp.path().join("volume"), label).expect("relabelled, or nothing to label here");
+        relabel(&temp.path().join("volume"), label, &|| Ok(())).expect("relabelled, or nothing to label here");
         assert_eq!(of(&outside), before);
         let there = of(&temp.path().join("volume"));
         for path in ["volume/a", "volume/a/b", "volume/a/link", "volume/a/b/up"] {
             assert_eq!(of(&temp.path().join(path)), there, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_ends_between_two_files() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        for name in 0..10 {
+            std::fs::write(temp.path().join(name.to_string()), "x").expect("write");
+        }
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        let asked = std::cell::Cell::new(0);
+        // As often as this it is wanted.
+        let wanted = |most: u32| {
+            asked.set(asked.get() + 1);
+            if asked.get() > most { Err(Error::precondition("the pod is being stopped")) } else { Ok(()) }
+        };
+        let walked = |most: u32| {
+            asked.set(0);
+            let top = OwnedFd::from(File::open(temp.path()).expect("open"));
+            walk(top, label, &|| wanted(most)).map(|()| asked.get())
+        };
+        let e = walked(3).expect_err("given up");
+        assert!(e.to_string().contains("after 3 files of it") && e.to_string().contains("being stopped"), "{e}");
+        assert_eq!((e.kind(), asked.get()), (Kind::FailedPrecondition, 4));
+        // As far as it may go and no further.
+        assert_eq!(walked(10).expect("all of it"), 10);
+        asked.set(0);
+        let e = relabel(temp.path(), label, &|| wanted(0)).expect_err("not begun");
+        assert!(e.kind() == Kind::FailedPrecondition && asked.get() == 1, "{e}");
     }
 }

@@ -79,6 +79,7 @@ impl Engine {
     /// `NotFound`; everything that is left, together: call it again.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
         let pod = self.reachable(id).await?;
+        let _ending = pod.to_be_ended();
         let _one_at_a_time = pod.verb.lock().await;
         let mut left = Vec::new();
         left.extend(self.stop_sandbox(&pod).await.err());

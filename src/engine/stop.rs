@@ -138,6 +138,7 @@ impl Engine {
     /// `NotFound`; everything that could not be ended, together.
     pub async fn stop_pod(&self, id: &PodId) -> Result<()> {
         let pod = self.reachable(id).await?;
+        let _ending = pod.to_be_ended();
         let _one_at_a_time = pod.verb.lock().await;
         self.stop_sandbox(&pod).await
     }
