@@ -7,6 +7,7 @@ mod shim_client;
 use fixtures::cri::{Node, log_text, script};
 use fixtures::machine::{Machine, PATIENCE, ask, until};
 use podwright::criapi::*;
+use podwright::state::flight::{Flight, Source};
 use podwright::state::spec::SpecText;
 use podwright::wire::Reply;
 use std::collections::BTreeSet;
@@ -316,6 +317,91 @@ async fn two_pods_cannot_read_each_others_files() {
     for pod in [first, second] {
         node.remove_pod(&pod).await.expect("remove");
     }
+    node.assert_clean().await;
+}
+
+/// A file system on which nothing is written, no label either, until it goes on.
+struct Standing(PathBuf);
+
+impl Standing {
+    /// With a volume of some directories in it.
+    fn new(node: &Node) -> Standing {
+        let (image, place) = (node.machine.temp.path().join("image"), node.machine.dir("standing"));
+        fs::File::create(&image).and_then(|file| file.set_len(8 << 20)).expect("create");
+        let run = |program: &str, args: &[&str]| {
+            let (said, shown) = (Command::new(program).args(args).output().expect(program), args.join(" "));
+            assert!(said.status.success(), "{program} {shown}: {}", String::from_utf8_lossy(&said.stderr));
+        };
+        run("mke2fs", &["-F", image.to_str().expect("text")]);
+        run("mount", &["-o", "loop", "-t", "ext4", image.to_str().expect("text"), place.to_str().expect("text")]);
+        let standing = Standing(place); // also when the rest fails
+        fs::create_dir_all(standing.volume().join("a/b/c")).expect("mkdir");
+        run("fsfreeze", &["--freeze", standing.0.to_str().expect("text")]);
+        standing
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.0.join("volume")
+    }
+
+    fn goes_on(&self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).output(); // it may go on already
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.goes_on();
+        let unmounted = Command::new("umount").arg(&self.0).status();
+        assert!(std::thread::panicking() || unmounted.expect("umount").success());
+    }
+}
+
+#[tokio::test]
+async fn a_relabelling_is_given_up_when_its_pod_is_to_be_stopped() {
+    let mut node = node().await;
+    let sandbox = sandbox(&node, "p", |_| {});
+    let pod = node.run_pod(sandbox.clone()).await.expect("run");
+    let standing = Standing::new(&node);
+    let volume = standing.volume();
+    let before = label(&volume.join("a"));
+    let request = CreateContainerRequest {
+        pod_sandbox_id: pod.clone(),
+        config: Some(powerful("c", "true", vec![mount(&volume, "/v", true)])),
+        sandbox_config: Some(sandbox),
+    };
+    let (mut client, mut stops) = (node.runtime.clone(), node.runtime.clone());
+    let create = tokio::spawn(async move { client.create_container(request).await });
+    // It stands where labels are written: the thread of the daemon that nobody can wake.
+    let tasks = PathBuf::from(format!("/proc/{}/task", node.pid()));
+    let stands = move || {
+        let place = |task: PathBuf| fs::read_to_string(task.join("wchan")).unwrap_or_default(); // one that ends has none
+        let places: Vec<String> = tasks.read_dir().expect("listed").flatten().map(|task| place(task.path())).collect();
+        let freezes = |at: &String| ["percpu_rwsem", "sb_start_write", "mnt_want_write"].iter().any(|f| at.contains(f));
+        if places.iter().any(freezes) { Ok(()) } else { Err(format!("it does not label: {places:?}")) }
+    };
+    let wait = move || until(PATIENCE, stands);
+    tokio::task::spawn_blocking(wait).await.expect("joined");
+
+    let request = StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+    let stop = tokio::spawn(async move { stops.stop_pod_sandbox(request).await });
+    let flight = node.machine.state().join("pods").join(&pod).join("flight");
+    let told = move || {
+        let steps = Flight::open(&flight, Source::Engine).expect("open").read().expect("read");
+        let told = steps.iter().any(|entry| entry.step == "engine: to be ended");
+        if told { Ok(()) } else { Err("it is not told to stop".to_owned()) }
+    };
+    let wait = move || until(PATIENCE, told);
+    tokio::task::spawn_blocking(wait).await.expect("joined");
+    assert!(!create.is_finished() && !stop.is_finished(), "one holds up the other");
+    standing.goes_on();
+    let refused = create.await.expect("joined").expect_err("given up");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("the pod is being stopped"), "{refused}");
+    stop.await.expect("joined").expect("stopped");
+    assert_eq!(label(&volume.join("a")), before, "what came after has not its label");
+    drop(standing);
+    node.remove_pod(&pod).await.expect("remove");
     node.assert_clean().await;
 }
 

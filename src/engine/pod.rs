@@ -203,7 +203,9 @@ impl Pod {
     /// Says that this pod is to end, for as long as what is returned lives: a verb that takes long and leaves nothing half done gives up.
     #[must_use]
     pub fn to_be_ended(&self) -> Arc<()> {
-        self.ending.clone()
+        let ending = self.ending.clone();
+        self.note("engine: to be ended");
+        ending
     }
 
     /// Asks whether somebody waits to end it, from any thread.
