@@ -16,7 +16,7 @@ use podwright::image::store::Store;
 use podwright::image::store::session::Silent;
 use podwright::image::unpack::spawn::Program;
 use podwright::state::paths::Paths;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -348,10 +348,13 @@ async fn redirects_that_go_round_are_refused() {
     Place::new().refuses(&registry.image("t/a:1"), Kind::InvalidArgument, &["redirect", "file:///etc/passwd"]).await;
 }
 
-/// A registry with tokens, each good for `uses` requests; who asks for one has to be `who`, if that is anybody.
+/// A registry with tokens, each good for `uses` requests and those that an older one was refused for; who asks for one has to be `who`, if
+/// that is anybody.
 fn with_tokens(content: Content, uses: usize, who: &'static str) -> Registry {
     let given = Arc::new(AtomicUsize::new(0));
     let used = Arc::new(AtomicUsize::new(0));
+    // Others at the same time must not use up what a request has got its token for: no registry's tokens end so.
+    let refused: Arc<Mutex<HashSet<String>>> = Arc::default();
     Registry::start(move |seen| {
         if seen.bare() == "/token" {
             let refresh = "grant_type=refresh_token&client_id=podwright&refresh_token=identity";
@@ -370,7 +373,9 @@ fn with_tokens(content: Content, uses: usize, who: &'static str) -> Registry {
             return Reply::new(200, format!("{{\"token\": \"number-{number}\"}}"));
         }
         let good = seen.header("authorization") == format!("Bearer number-{}", given.load(Ordering::SeqCst));
-        if !good || used.fetch_add(1, Ordering::SeqCst) >= uses {
+        let again = refused.lock().unwrap().contains(&seen.path);
+        if !good || (!again && used.fetch_add(1, Ordering::SeqCst) >= uses) {
+            refused.lock().unwrap().insert(seen.path.clone());
             let realm = format!("http://{}/token", seen.header("host"));
             let challenge = format!("Bearer realm=\"{realm}\",service=\"tests\",scope=\"repository:t/a:pull\"");
             return Reply::error(401, "UNAUTHORIZED", "authentication required").with("Www-Authenticate", challenge);
@@ -393,7 +398,7 @@ async fn a_token_is_asked_for_and_again_when_it_expires_in_mid_pull() {
         let place = Place::new();
         place.pull_as(&registry.image("t/a:1"), secret).await.unwrap();
         let tokens = registry.seen().iter().filter(|seen| seen.bare() == "/token").count();
-        assert!((3..=8).contains(&tokens), "{who}: {tokens} tokens for 10 requests of 3 a token");
+        assert!((2..=8).contains(&tokens), "{who}: {tokens} tokens for 10 requests of 3 a token");
         assert_eq!(place.file(&registry.image("t/a:1"), "f7"), "7");
     }
 }
