@@ -99,7 +99,7 @@ async fn echo(mut connection: spdy::Connection) -> HashMap<u32, Vec<u8>> {
     delivered
 }
 
-/// What a client's frames have for each stream, its end or not.
+/// What a client's frames have for each stream once it is opened, its end or not.
 fn sent(bytes: &[u8]) -> HashMap<u32, Vec<u8>> {
     let mut sent: HashMap<u32, Vec<u8>> = HashMap::new();
     let mut rest = bytes;
@@ -108,8 +108,17 @@ fn sent(bytes: &[u8]) -> HashMap<u32, Vec<u8>> {
     {
         let (Head::Data { len, .. } | Head::Control { len, .. }) = head;
         let (payload, after) = after.split_at(len.min(after.len()));
-        if let Head::Data { stream, .. } = head {
-            sent.entry(stream).or_default().extend_from_slice(payload);
+        match head {
+            Head::Data { stream, .. } => {
+                if let Some(sent) = sent.get_mut(&stream) {
+                    sent.extend_from_slice(payload);
+                }
+            }
+            Head::Control { kind, flags, .. } => {
+                if let Ok(Control::SynStream { stream, .. }) = Control::parse(kind, flags, payload) {
+                    sent.entry(stream).or_default();
+                }
+            }
         }
         rest = after;
     }
