@@ -40,7 +40,8 @@ pub struct Place<'a> {
 /// Starts a container: returns when its program runs (execve(2) succeeded).
 ///
 /// `prepared` is what [`prepare`] has made of the same root, if it has; `devices` the programs that this process has loaded for other
-/// containers. `meanwhile` is done while the child sets up what its program sees; if it says `false` the program never runs. Must be called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
+/// containers. `meanwhile` is done while the child sets up what its program sees; if it says `false` the program never runs. Must be
+/// called in the host's mount namespace, by a process with one thread whose descriptors 0 to 2 are open.
 ///
 /// # Errors
 /// The step that failed. The child is reaped, and the cgroup is as empty as before.
